@@ -1,0 +1,3 @@
+"""magbay: removable-media backup appliance."""
+
+__version__ = "0.1.0"

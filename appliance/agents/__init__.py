@@ -1,0 +1,1 @@
+"""Wiring: one short module per agent."""

@@ -1,0 +1,1 @@
+"""Slot map, virtual drives and the Changer Command. Knows nothing of LUKS."""

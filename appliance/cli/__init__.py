@@ -1,0 +1,1 @@
+"""The magbay command: one module per noun; parsing and printing only."""

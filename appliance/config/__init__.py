@@ -1,0 +1,1 @@
+"""The YAML configuration: one schema that validates, documents and generates the example."""

@@ -1,0 +1,1 @@
+"""What a disk is, its states, enrolment and preparation. Knows nothing of slots."""

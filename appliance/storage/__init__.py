@@ -1,0 +1,1 @@
+"""Devices, catalog, pools, backup, restore, verify, scan. Knows nothing of agents."""

@@ -1,0 +1,1 @@
+"""Bytes of Bacula/Bareos volumes: blocks, records, labels, attributes, streams, bootstrap files."""
