@@ -1,0 +1,97 @@
+"""What a command prints: text for people, one JSON document for programs, progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_STEP = 0.2  # seconds between two drawings of a progress line
+
+
+def human_bytes(count: float) -> str:
+    """*count* bytes as a short text in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def human_time(seconds: float) -> str:
+    """A duration in *seconds* as m:ss or h:mm:ss."""
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+class Progress:
+    """Counts bytes and draws rate and ETA, on a terminal or as JSON lines."""
+
+    def __init__(self, label: str, total: int | None, style: str) -> None:
+        self.label, self.total, self.style = label, total, style
+        self.done = 0
+        self._began = self._drawn = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Add *count* bytes."""
+        self.done += count
+        now = time.monotonic()
+        if self.style != "none" and now - self._drawn >= _STEP:
+            self._drawn = now
+            self._draw(now)
+
+    def _draw(self, now: float) -> None:
+        rate = self.done / max(now - self._began, 1e-6)
+        eta = (self.total - self.done) / rate if self.total and rate else None
+        if self.style == "json":
+            record = {"progress": self.label, "bytes": self.done, "total": self.total, "rate": round(rate)}
+            sys.stderr.write(json.dumps(record | {"eta": None if eta is None else round(eta)}) + "\n")
+        else:
+            of = f" of {human_bytes(self.total)}" if self.total else ""
+            left = f", {human_time(max(eta, 0))} left" if eta is not None else ""
+            sys.stderr.write(f"\r\033[K{self.label}: {human_bytes(self.done)}{of}, {human_bytes(rate)}/s{left}")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """End the line."""
+        if self.style == "text" and self._drawn > self._began:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command's answers go. *json*: one document on stdout and nothing else there."""
+
+    json: bool = False
+    progress_style: str = "none"  # none, text, json
+
+    def document(self, value: Any) -> None:
+        """Print *value* as the JSON document (only with --json)."""
+        if self.json:
+            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+
+    def line(self, text: str = "") -> None:
+        """Print a line for people (not with --json). Bytes of odd file names are written as they are."""
+        if not self.json:
+            sys.stdout.flush()
+            sys.stdout.buffer.write((text + "\n").encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()
+
+    def warn(self, text: str) -> None:
+        """Print a line on stderr."""
+        sys.stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int | None = None) -> Iterator[Progress]:
+        """A progress display for work of *total* bytes (None: unknown)."""
+        display = Progress(label, total, self.progress_style)
+        try:
+            yield display
+        finally:
+            display.close()

@@ -1,0 +1,186 @@
+"""The configuration as frozen dataclasses: the one place that says which keys exist and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from appliance.config.kinds import (
+    NAME,
+    UUID,
+    Choice,
+    Duration,
+    Integer,
+    ListOf,
+    MapOf,
+    PathKind,
+    Record,
+    Size,
+    Text,
+    setting,
+)
+
+# Bareos carries the slot count as a signed 16-bit number (reference changer.md, 1.9).
+MOST_SLOTS = 32767
+# The largest size that fits one label block and some data; smaller volumes would hold nothing.
+LEAST_VOLUME_BYTES = 65536
+
+
+class Signature(Enum):
+    """Digest kept for each regular file."""
+
+    MD5 = "MD5"
+    SHA1 = "SHA1"
+    SHA256 = "SHA256"
+    SHA512 = "SHA512"
+    NONE = "none"
+
+
+class LabelDialect(Enum):
+    """Which family of readers the volume labels are written for (no label suits all)."""
+
+    BACULA = "bacula"
+    BAREOS = "bareos"
+
+
+@dataclass(frozen=True)
+class ChangerConfig:
+    """The virtual autochanger."""
+
+    name: str = setting(
+        NAME, "Name of the changer; prefix of the names of new volumes.", default="magbay", example="c0"
+    )
+    drives: int = setting(
+        Integer(1, 99), "Number of virtual drives (0-based paths below run_dir).", default=2, example="2"
+    )
+    slots: int = setting(
+        Integer(1, MOST_SLOTS),
+        "Number of slots that is told to a Director; it must not grow while one runs.",
+        default=1000,
+        example="1000",
+    )
+
+
+@dataclass(frozen=True)
+class MagazineConfig:
+    """A magazine named in the configuration: a plain directory. Disks are enrolled by `magbay prepare` instead."""
+
+    name: str = setting(NAME, "Name of the magazine, as a person calls it.", example="m1")
+    directory: Path = setting(PathKind(), "Directory that holds the volumes.", example="m1")
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How the volumes of a pool are made and filled."""
+
+    maximum_volume_bytes: int = setting(
+        Size(LEAST_VOLUME_BYTES), "A volume is full at this size.", default=10_000_000_000, example="10GB"
+    )
+    signature: Signature = setting(
+        Choice(Signature), "Digest kept for each file.", default=Signature.MD5, example="MD5"
+    )
+    label_dialect: LabelDialect = setting(
+        Choice(LabelDialect),
+        "Readers the labels are for: bacula (also Bareos up to 22) or bareos.",
+        default=LabelDialect.BACULA,
+        example="bacula",
+    )
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A named backup job."""
+
+    paths: tuple[Path, ...] = setting(ListOf(PathKind()), "Files and directories to save.", example="[/etc, /home]")
+    pool: str = setting(NAME, "Pool to write to.", default="Default", example="Default")
+    exclude: tuple[str, ...] = setting(
+        ListOf(Text("a pattern")), "Shell patterns of paths to leave out.", default=(), example='["*.tmp"]'
+    )
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How `magbay prepare` leaves a new magazine."""
+
+    owner: str = setting(Text("a user name"), "User that owns the volumes.", default="magbay", example="bacula")
+    group: str = setting(
+        Text("a group name"), "Group that may read and write the volumes.", default="tape", example="tape"
+    )
+    volumes: int = setting(Integer(0, 9999), "Volumes that are created on a new magazine.", default=4, example="4")
+
+
+@dataclass(frozen=True)
+class MediaConfig:
+    """Disks and mounts."""
+
+    idle_after: int = setting(
+        Duration(), "An unused magazine is unmounted after this time and may then be pulled.", default=300, example="5m"
+    )
+    unlock_timeout: int = setting(Duration(), "Longest time that unlocking a disk may take.", default=60, example="60s")
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """A disk that belongs to us: written by `magbay prepare` below `state_dir/magazines/`, one file each."""
+
+    name: str = setting(NAME, "Name of the magazine.", example="offsite-1")
+    filesystem_uuid: str = setting(UUID, "UUID of the file system inside.", example="0b9a…")
+    luks_uuid: str = setting(UUID, "UUID of the LUKS container.", example="77ac…")
+    serial: str = setting(Text(), "Serial number of the disk, for people.", default="", example="WD-1234")
+    model: str = setting(Text(), "Model of the disk, for people.", default="", example="WDC WD40")
+    size: int = setting(Size(), "Size of the disk in bytes.", default=0, example="4TB")
+    prepared: str = setting(Text(), "When it was prepared (ISO 8601, UTC).", default="", example="2026-11-24T12:00:00Z")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration."""
+
+    state_dir: Path = setting(
+        PathKind(), "Enrolments, slot map, catalog.", default=Path("/var/lib/magbay"), example="/var/lib/magbay"
+    )
+    run_dir: Path = setting(
+        PathKind(), "Sockets, virtual drives, published answers.", default=Path("/run/magbay"), example="/run/magbay"
+    )
+    mount_dir: Path = setting(
+        PathKind(),
+        "Where autofs mounts magazines, by file-system UUID.",
+        default=Path("/mnt/magbay"),
+        example="/mnt/magbay",
+    )
+    key_file: Path = setting(
+        PathKind(),
+        "Key file that opens the LUKS containers (4096 random bytes, root only).",
+        default=Path("/etc/magbay/keys/magbay.key"),
+        example="/etc/magbay/keys/magbay.key",
+    )
+    changer: ChangerConfig = setting(Record(ChangerConfig), "The virtual autochanger.", default=ChangerConfig())
+    media: MediaConfig = setting(Record(MediaConfig), "Disks and mounts.", default=MediaConfig())
+    prepare: PrepareConfig = setting(Record(PrepareConfig), "How new magazines are made.", default=PrepareConfig())
+    magazines: tuple[MagazineConfig, ...] = setting(
+        ListOf(Record(MagazineConfig)), "Magazines that are plain directories.", default=()
+    )
+    pools: Mapping[str, PoolConfig] = setting(
+        MapOf(Record(PoolConfig)), "Pools of volumes, by name.", default={"Default": PoolConfig()}
+    )
+    jobs: Mapping[str, JobConfig] = setting(MapOf(Record(JobConfig)), "Backup jobs, by name.", default={})
+
+    def __post_init__(self) -> None:
+        _unique("magazines", [magazine.name for magazine in self.magazines])
+        _unique("directories of magazines", [str(magazine.directory) for magazine in self.magazines])
+        for name, job in self.jobs.items():
+            if job.pool not in self.pools:
+                raise ValueError(f"job {name} names the pool {job.pool}, which is not under pools")
+
+    @property
+    def enrolment_dir(self) -> Path:
+        """Where enrolments are kept, one YAML file each, named by the file-system UUID."""
+        return self.state_dir / "magazines"
+
+
+def _unique(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two {what} are called {name}")

@@ -1,0 +1,61 @@
+"""Durable files: the one place that says how a small file is replaced so that power loss leaves the old or the new one.
+
+Order: write a temporary file beside the target, fsync it, rename it over the target, fsync the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = True) -> None:
+    """Replace *path* by *data* (bytes); *durable* False leaves out the fsyncs, for files in /run. Raises `OSError`."""
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if durable:
+                os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def link_atomic(path: Path, target: Path) -> None:
+    """Make *path* a symbolic link to *target* in one step, replacing an older link. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(target)
+    temporary.replace(path)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in *path* durable. Raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on *path* (created when missing). The kernel frees it when the process dies."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
