@@ -21,6 +21,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = 
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
+            adopt(file.fileno(), path.parent)
             if durable:
                 os.fsync(file.fileno())
         Path(name).replace(path)
@@ -30,6 +31,13 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = 
         raise
     if durable:
         sync_directory(path.parent)
+
+
+def adopt(file: int | Path, directory: Path) -> None:
+    """Give *file* the owner of *directory* when root made it, so that the agents and jobs can go on with it."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.chown(file, owner.st_uid, owner.st_gid)
 
 
 def link_atomic(path: Path, target: Path) -> None:

@@ -1,0 +1,60 @@
+"""The event loop that every agent has: woken by hints, at the latest by a timer; feeds the watchdog from the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+from appliance.host.api import Host
+
+_SOON = 1.0  # seconds until the next look while something is on its way
+_LATEST = 15.0  # seconds until the next look without any hint; well below WatchdogSec of the units
+_SETTLE = 0.02  # seconds in which a burst of hints becomes one look
+
+
+class Wakeup:
+    """A flag that wakes the loop; setting it any number of times wakes once."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Something may have changed."""
+        self._event.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when set, or after *seconds*."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+            await asyncio.sleep(_SETTLE)
+        except TimeoutError:
+            pass
+        self._event.clear()
+
+
+async def serve(host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]]) -> None:
+    """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        wakeup.set()
+
+    if task is not None and loop is not None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                loop.add_signal_handler(number, stop)
+            except (RuntimeError, ValueError):
+                break  # not the main thread: the simulator runs several agents in one process
+    soon = await look()
+    host.notify.ready()
+    while not stopping:
+        host.notify.alive()
+        await wakeup.wait(_SOON if soon else _LATEST)
+        if not stopping:
+            soon = await look()
+    host.notify.stopping()

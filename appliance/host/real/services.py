@@ -1,0 +1,73 @@
+"""Journal, service notification and clock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+
+import sdnotify
+
+_JOURNAL = "/run/systemd/journal/socket"
+
+
+def journal_datagram(fields: dict[str, str]) -> bytes:
+    """The native journal protocol: `KEY=value` lines, or key, newline, u64 little-endian length, bytes, newline."""
+    parts = []
+    for key, value in fields.items():
+        data = value.encode("utf-8", "surrogateescape")
+        if b"\n" in data:
+            parts.append(key.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n")
+        else:
+            parts.append(key.encode() + b"=" + data + b"\n")
+    return b"".join(parts)
+
+
+class Journald:
+    """The system journal; where there is none, messages go to stderr."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def send(self, message: str, *, priority: int = 6, **fields: str) -> None:
+        """Send *message* (syslog *priority* 0 to 7) with structured *fields* under the identifier magbay."""
+        record = {"MESSAGE": message, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": "magbay", **fields}
+        try:
+            self._socket.sendto(journal_datagram(record), _JOURNAL)
+        except OSError:
+            # No journal here (a container, a build): the words must not be lost.
+            with contextlib.suppress(OSError):
+                os.write(2, (message + "\n").encode("utf-8", "replace"))
+
+
+class ServiceNotify:
+    """`$NOTIFY_SOCKET`."""
+
+    def __init__(self) -> None:
+        self._notifier = sdnotify.SystemdNotifier()
+
+    def ready(self) -> None:
+        """The service is up."""
+        self._notifier.notify("READY=1")
+
+    def status(self, text: str) -> None:
+        """The STATUS line of `systemctl status`."""
+        self._notifier.notify("STATUS=" + text.replace("\n", " "))
+
+    def alive(self) -> None:
+        """Feed the watchdog."""
+        self._notifier.notify("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """The service goes down on request."""
+        self._notifier.notify("STOPPING=1")
+
+
+class WallClock:
+    """The system's clock."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
