@@ -20,8 +20,6 @@ from appliance.errors import ConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)B?")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-_DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)?")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 # Names become path components, unit instances and label texts: Bacula's own alphabet, no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,126}")
 _UUID = re.compile(r"[0-9A-Fa-f][0-9A-Fa-f-]{3,35}")
@@ -123,21 +121,6 @@ class Size:
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^{_SIZE.pattern}$"}
-
-
-@dataclass(frozen=True)
-class Duration:
-    """Seconds: `30s`, `5m`, `2h`, `7d`, `4w` or a bare number of seconds."""
-
-    def read(self, node: yaml.Node, where: Where) -> int:
-        text = scalar(node, where, "a duration").strip()
-        match = _DURATION.fullmatch(text)
-        if not match:
-            raise where.error(node, f"wants a duration such as 30s, 5m, 2h or 7d, got {text!r}")
-        return int(match[1]) * _SECONDS[match[2] or "s"]
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{_DURATION.pattern}$"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from appliance.config.kinds import (
     NAME,
     UUID,
     Choice,
-    Duration,
     Integer,
     ListOf,
     MapOf,
@@ -112,16 +111,6 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class MediaConfig:
-    """Disks and mounts."""
-
-    idle_after: int = setting(
-        Duration(), "An unused magazine is unmounted after this time and may then be pulled.", default=300, example="5m"
-    )
-    unlock_timeout: int = setting(Duration(), "Longest time that unlocking a disk may take.", default=60, example="60s")
-
-
-@dataclass(frozen=True)
 class Enrolment:
     """A disk that belongs to us: written by `magbay prepare` below `state_dir/magazines/`, one file each."""
 
@@ -157,7 +146,6 @@ class Config:
         example="/etc/magbay/keys/magbay.key",
     )
     changer: ChangerConfig = setting(Record(ChangerConfig), "The virtual autochanger.", default=ChangerConfig())
-    media: MediaConfig = setting(Record(MediaConfig), "Disks and mounts.", default=MediaConfig())
     prepare: PrepareConfig = setting(Record(PrepareConfig), "How new magazines are made.", default=PrepareConfig())
     magazines: tuple[MagazineConfig, ...] = setting(
         ListOf(Record(MagazineConfig)), "Magazines that are plain directories.", default=()

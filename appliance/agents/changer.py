@@ -1,0 +1,97 @@
+"""The changer agent: keeps the slot map and the virtual drives true when magazines come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from appliance.agents.loop import Wakeup, serve
+from appliance.agents.media import BUS_NAME as MEDIA_BUS_NAME
+from appliance.changer.changer import Changer, Slot
+from appliance.config.schema import Config
+from appliance.errors import MagbayError
+from appliance.host.api import Host, Interface
+
+BUS_NAME = "org.magbay.Changer1"
+ROOT = "/org/magbay/Changer1"
+
+
+class ChangerAgent:
+    """One instance is `magbay-changer.service`."""
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self._host = host
+        self._changer = Changer(config)
+        self._wakeup = Wakeup()
+        self._here: dict[str, tuple[Slot, ...]] | None = None
+        self._trouble: tuple[str, ...] = ()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        bus = self._host.bus
+        await bus.watch(MEDIA_BUS_NAME, "Changed", self._wakeup.set)
+        bus.export(ROOT, Interface(BUS_NAME, signals={"SlotsChanged": "s"}))
+        await bus.own(BUS_NAME)
+        await serve(self._host, self._wakeup, self._round)
+
+    async def _round(self) -> bool:
+        """Bring slots and drives up to date. In a thread: looking into a magazine may wait for autofs."""
+        try:
+            report = await asyncio.to_thread(self._changer.refresh)
+            slots = await asyncio.to_thread(self._changer.slots)
+        except (MagbayError, OSError) as error:
+            # A magazine that is pulled while we look into it; the next look, soon, finds it away.
+            self._complain((str(error),))
+            return True
+        self._complain(report.problems)
+        now: dict[str, list[Slot]] = {}
+        for slot in slots:
+            if slot.attached and slot.volume:
+                now.setdefault(slot.magazine, []).append(slot)
+        self._announce({name: tuple(found) for name, found in now.items()})
+        loaded = sum(1 for slot in slots if slot.drive is not None)
+        here = sum(len(found) for found in now.values())
+        self._host.notify.status(f"{here} volumes of {len(now)} magazines in slots, {loaded} drives loaded")
+        return False
+
+    def _announce(self, now: dict[str, tuple[Slot, ...]]) -> None:
+        before, self._here = self._here or {}, now
+        for name in sorted(set(before) | set(now)):
+            if before.get(name) == now.get(name):
+                continue
+            slots = now.get(name, ())
+            text = (
+                f"slots {_ranges([slot.slot for slot in slots])} hold the volumes" if slots else "its slots are empty"
+            )
+            gone = ",".join(str(slot.slot) for slot in before.get(name, ()))
+            numbers = ",".join(str(slot.slot) for slot in slots) or gone
+            self._host.journal.send(f"magazine {name}: {text}", MAGAZINE=name, SLOT=numbers)
+            self._host.bus.emit(ROOT, BUS_NAME, "SlotsChanged", "s", [name])
+
+    def _complain(self, problems: tuple[str, ...]) -> None:
+        for problem in problems:
+            if problem not in self._trouble:
+                self._host.journal.send(problem, priority=4)
+        self._trouble = problems
+
+
+def _ranges(numbers: list[int]) -> str:
+    """1-3, 7 for [1, 2, 3, 7]."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def run(config: Config) -> None:
+    """The process of `magbay-changer.service`."""
+    from appliance.host.real import connect
+
+    async def main() -> None:
+        await ChangerAgent(config, await connect()).run()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())

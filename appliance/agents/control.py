@@ -1,0 +1,80 @@
+"""Asking the media agent for something, from a command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from appliance.agents.media import BUS_NAME, ROOT
+from appliance.config.schema import Config
+from appliance.errors import AwayError, MagbayError, NotFoundError
+from appliance.magazines.attached import MEDIA_ANSWER, enrolments
+
+_LOOK = 0.1  # seconds between two looks at the published answer
+
+
+def disks(config: Config) -> list[dict[str, Any]] | None:
+    """What the media agent published of each disk; None when no agent has run since the machine started."""
+    try:
+        answer = json.loads((config.run_dir / MEDIA_ANSWER).read_bytes())
+    except FileNotFoundError:
+        return None
+    found: list[dict[str, Any]] = answer["disks"]
+    return found
+
+
+def of_magazine(config: Config, name: str) -> dict[str, Any]:
+    """The published disk of magazine *name*. Raises `NotFoundError` or `AwayError`."""
+    for disk in disks(config) or []:
+        if disk["magazine"] == name and disk["state"] != "gone":
+            return disk
+    if any(enrolment.name == name for enrolment in enrolments(config)):
+        raise AwayError(
+            f"magazine {name} is not here", hint="Plug its disk in; 'magbay status' shows what is in the bays."
+        )
+    raise NotFoundError(f"no enrolled magazine is called {name}", hint="'magbay magazine list' shows the known ones.")
+
+
+def ask(member: str, signature: str = "", *values: Any) -> None:
+    """Call a method of the media agent. Raises `MagbayError` when there is none or it refuses."""
+
+    async def call() -> None:
+        from appliance.host.real.bus import SystemBus
+
+        bus = await SystemBus.connect()
+        await bus.call(BUS_NAME, ROOT, BUS_NAME, member, signature, values)
+
+    try:
+        asyncio.run(call())
+    except MagbayError as error:
+        hint = error.hint or "Is it running? 'systemctl status magbay-media' says; the call needs root or group tape."
+        raise MagbayError(f"the media agent: {error.message}", hint=hint) from None
+
+
+def wait_for(
+    config: Config, name: str, states: tuple[str, ...], seconds: float, told: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Wait until the disk of magazine *name* is in one of *states*; *told* hears of each change on the way.
+
+    Raises `MagbayError` when it fails or *seconds* pass.
+    """
+    deadline = time.monotonic() + seconds
+    last: tuple[str, str] | None = None
+    while True:
+        disk = next((d for d in disks(config) or [] if d["magazine"] == name and d["state"] != "gone"), None)
+        if disk is not None and (disk["state"], disk["reason"]) != last:
+            last = (disk["state"], disk["reason"])
+            told(disk)
+        if disk is not None and disk["state"] in states:
+            return disk
+        if disk is not None and disk["state"] == "failed":
+            raise MagbayError(f"magazine {name}: {disk['reason']}", hint=disk["hint"])
+        if time.monotonic() > deadline:
+            reached = f"is {last[0]}" + (f" ({last[1]})" if last[1] else "") if last else "has not appeared"
+            raise MagbayError(
+                f"magazine {name} {reached} after {seconds:.0f} s", hint="'magbay status' shows how it goes on."
+            )
+        time.sleep(_LOOK)

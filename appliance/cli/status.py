@@ -1,0 +1,96 @@
+"""`magbay status`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Any
+
+from appliance.agents.control import disks
+from appliance.changer.changer import Changer
+from appliance.cli.magazine import describe
+from appliance.cli.output import Output, human_bytes
+from appliance.config.loader import load
+from appliance.config.schema import Config
+from appliance.errors import ExitStatus
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `status`."""
+    parser = subparsers.add_parser("status", help="disks, magazines, drives and jobs")
+    parser.add_argument("--watch", action="store_true", help="show it again every second until interrupted")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Show the state of everything, once or over and over."""
+    config = load(args.config)
+    while True:
+        facts = collect(config)
+        out.document(facts)
+        if args.watch and not args.json:
+            out.line("\033[H\033[2J" + time.strftime("%Y-%m-%d %H:%M:%S"))
+        show(facts, out)
+        if not args.watch:
+            return ExitStatus.DONE
+        time.sleep(1)
+
+
+def collect(config: Config) -> dict[str, Any]:
+    """Disks, magazines, drives and the latest jobs as plain data."""
+    from appliance.storage.history import jobs
+
+    published = disks(config)
+    slots = Changer(config).slots()
+    loaded = {slot.drive: slot for slot in slots if slot.drive is not None}
+    drives = [
+        {"drive": number, "slot": loaded[number].slot, "volume": loaded[number].volume}
+        if number in loaded
+        else {"drive": number, "slot": None, "volume": None}
+        for number in range(config.changer.drives)
+    ]
+    here: dict[str, int] = {}
+    for slot in slots:
+        if slot.attached:
+            here[slot.magazine] = here.get(slot.magazine, 0) + 1
+    magazines = [magazine | {"volumes_here": here.get(magazine["name"], 0)} for magazine in describe(config)]
+    return {
+        "agent": published is not None,
+        "disks": published or [],
+        "magazines": magazines,
+        "drives": drives,
+        "jobs": jobs(config, limit=5),
+    }
+
+
+def show(facts: dict[str, Any], out: Output) -> None:
+    """Print *facts* for a person."""
+    out.line("Magazines")
+    for magazine in facts["magazines"]:
+        count = f"{magazine['volumes_here']} volumes" if magazine["volumes_here"] else ""
+        reason = f"  {magazine['reason']}" if magazine["reason"] else ""
+        out.line(f"  {magazine['name']:<20} {magazine['state']:<15} {count}{reason}")
+    if not facts["magazines"]:
+        out.line("  none yet: 'magbay prepare DEVICE --name NAME' makes one of a blank disk")
+    present = [disk for disk in facts["disks"] if disk["state"] != "gone"]
+    if present:
+        out.line("Disks")
+    for disk in present:
+        whose = disk["magazine"] or "-"
+        words = f"{disk['node']:<12} {disk['serial'] or '-':<20} {human_bytes(disk['size']):>9}  {whose:<16}"
+        out.line(f"  {words} {disk['state']}{': ' + disk['reason'] if disk['reason'] else ''}")
+        if disk["hint"]:
+            out.line(f"      {disk['hint']}")
+    out.line("Drives")
+    for drive in facts["drives"]:
+        out.line(
+            f"  {drive['drive']:<3} " + (f"slot {drive['slot']}: {drive['volume']}" if drive["volume"] else "empty")
+        )
+    if facts["jobs"]:
+        out.line("Last jobs")
+    for job in facts["jobs"]:
+        counts = f"{job['files']:>8} files {human_bytes(job['bytes']):>10}"
+        out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {job['started']}")

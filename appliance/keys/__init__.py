@@ -1,0 +1,1 @@
+"""Key files: made, checked, never shown."""

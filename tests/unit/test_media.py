@@ -1,0 +1,312 @@
+"""The media agent on the simulated machine: plugs, pulls, ejects, wrong keys, copies, lost events, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+
+from appliance.agents.media import BUS_NAME, ROOT, MediaAgent, status_line
+from appliance.config.schema import Config, Enrolment
+from appliance.errors import AwayError, MagbayError, NotFoundError
+from appliance.host.api import Host
+from appliance.host.names import unlock_unit
+from appliance.host.simulated import MemoryJournal, SimulatedDisk, World, simulated_host
+from appliance.magazines.media import Media
+from appliance.magazines.prepare import enrol
+from appliance.magazines.states import ALWAYS, FOLLOWS, State
+
+
+def uuid(number: int) -> str:
+    return str(UUID(int=number))
+
+
+def disk(config: Config, number: int, *, enrolled: bool = True, **more: object) -> SimulatedDisk:
+    content = config.state_dir / f"content-{number}"
+    content.mkdir(parents=True, exist_ok=True)
+    made = SimulatedDisk(f"SER{number}", uuid(number), uuid(1000 + number), content, **more)  # type: ignore[arg-type]
+    if enrolled:
+        enrol(config, Enrolment(f"mag{number}", made.filesystem_uuid, made.luks_uuid, serial=made.serial))
+    return made
+
+
+class House:
+    """A simulated machine with a media reconciler, and what was seen of each disk's state."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        config.run_dir.mkdir(exist_ok=True)
+        self.world = World(config.mount_dir, lambda u: (config.enrolment_dir / f"{u}.yaml").exists())
+        self.host: Host = simulated_host(self.world)
+        self.woken = asyncio.Event()
+        self.media = Media(config, self.host, self.woken.set)
+        self.last: dict[tuple[str, int], State] = {}
+
+    def restart(self) -> None:
+        self.media = Media(self.config, self.host, self.woken.set)
+
+    async def look(self) -> dict[str, State]:
+        """One reconcile; checks that every change of state is one that FOLLOWS allows."""
+        reports = await self.media.reconcile()
+        sequences = {f"/dev/{bay.name}": bay.sequence for bay in self.world.bays.values()}
+        for report in reports:
+            if report.node and report.magazine:
+                key = (report.luks_uuid, sequences.get(report.node, 0))
+                before = self.last.get(key)
+                allowed = before is None or report.state in FOLLOWS[before] | ALWAYS | {before}
+                assert allowed, f"{before} -> {report.state}"
+                self.last[key] = report.state
+        return {report.magazine or report.node: report.state for report in reports}
+
+    async def settle(self) -> dict[str, State]:
+        """Reconcile until nothing moves."""
+        states: dict[str, State] = {}
+        for _ in range(12):
+            states = await self.look()
+            await asyncio.sleep(0)
+        return states
+
+
+@pytest.fixture
+def house(config: Config) -> Callable[[], House]:
+    return lambda: House(config)
+
+
+def test_plug_unlock_mount_idle_pull(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, d = house(), disk(config, 1)
+        assert await h.settle() == {"mag1": State.GONE}
+        h.world.plug(d)
+        seen = [(await h.look())["mag1"], (await h.look())["mag1"]]
+        assert seen == [State.LOCKED, State.UNLOCKED]
+        assert (await h.settle())["mag1"] is State.MOUNTED
+        h.world.expire()
+        assert (await h.settle())["mag1"] is State.IDLE
+        h.world.pull(d)
+        assert (await h.settle())["mag1"] is State.GONE
+        assert not h.world.mappings and not h.world.mounted
+
+    asyncio.run(story())
+
+
+def test_eject_waits_for_the_holder_and_survives_a_restart(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, d = house(), disk(config, 1)
+        h.world.plug(d)
+        await h.settle()
+        h.world.held.add(d.filesystem_uuid)
+        h.media.eject("mag1")
+        assert (await h.settle())["mag1"] is State.EJECTING
+        h.restart()
+        assert (await h.settle())["mag1"] is State.EJECTING
+        h.world.held.clear()
+        assert (await h.settle())["mag1"] is State.SAFE
+        assert not h.world.mappings
+        h.restart()
+        assert (await h.settle())["mag1"] is State.SAFE, "a restart must not unlock what was ejected"
+        h.world.pull(d)
+        h.world.plug(d)
+        assert (await h.settle())["mag1"] is State.MOUNTED, "a replug ends the eject"
+
+    asyncio.run(story())
+
+
+def test_eject_of_unknown_and_away(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h = house()
+        disk(config, 1)
+        await h.settle()
+        with pytest.raises(AwayError):
+            h.media.eject("mag1")
+        with pytest.raises(NotFoundError):
+            h.media.eject("nobody")
+
+    asyncio.run(story())
+
+
+def test_wrong_key_is_tried_once_per_plug_and_said(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, d, good = house(), disk(config, 1, key_fits=False), disk(config, 2)
+        h.world.plug(d)
+        h.world.plug(good)
+        states = await h.settle()
+        assert states == {"mag1": State.FAILED, "mag2": State.MOUNTED}
+        assert d.writes == 1
+        report = next(r for r in await h.media.reconcile() if r.magazine == "mag1")
+        assert "key file does not open" in report.reason and report.hint
+        h.world.pull(d)
+        d.key_fits = True
+        h.world.plug(d)
+        assert (await h.settle())["mag1"] is State.MOUNTED
+
+    asyncio.run(story())
+
+
+def test_foreign_disks_are_never_touched(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, mine = house(), disk(config, 1)
+        unknown = disk(config, 2, enrolled=False)
+        plain = SimulatedDisk("NTFS", fs_type="ntfs", fs_uuid="AB12")
+        blank = SimulatedDisk("BLANK")
+        cloned = SimulatedDisk("CLONE", fs_type="ext4", fs_uuid=mine.filesystem_uuid)
+        for d in (unknown, plain, blank, cloned):
+            h.world.plug(d)
+        reports = await h.media.reconcile()
+        await h.settle()
+        assert all(r.state is State.FOREIGN for r in reports if r.node)
+        reasons = " | ".join(sorted(r.reason for r in reports if r.node))
+        for words in ("unknown LUKS", "holds ntfs", "blank", "though it carries its UUID"):
+            assert words in reasons
+        assert [d.writes for d in (unknown, plain, blank, cloned)] == [0, 0, 0, 0]
+
+    asyncio.run(story())
+
+
+def test_copies_are_refused_and_the_open_one_stays(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, d = house(), disk(config, 1)
+        copy = SimulatedDisk("COPY", d.luks_uuid, d.filesystem_uuid, d.content)
+        h.world.plug(d)
+        h.world.plug(copy)
+        reports = await h.media.reconcile()
+        assert [r.state for r in reports] == [State.FAILED, State.FAILED]
+        assert "same LUKS UUID as /dev/sd" in reports[0].reason
+        assert (d.writes, copy.writes) == (0, 0)
+        h.world.pull(copy)
+        assert (await h.settle())["mag1"] is State.MOUNTED
+        h.world.plug(copy)
+        reports = await h.media.reconcile()
+        assert {r.serial: r.state for r in reports} == {"SER1": State.MOUNTED, "COPY": State.FAILED}
+        assert copy.writes == 0
+
+    asyncio.run(story())
+
+
+def test_other_file_system_inside_is_refused(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, d = house(), disk(config, 1)
+        d.filesystem_uuid = uuid(77)
+        h.world.plug(d)
+        assert (await h.settle())["mag1"] is State.FAILED
+        assert not h.world.mounted
+
+    asyncio.run(story())
+
+
+def test_random_worlds_end_in_the_state_of_a_fresh_look(config: Config, house: Callable[[], House]) -> None:
+    """Plugs, pulls, ejects, expiries, restarts and lost events in random order; then a fresh look decides."""
+
+    async def story(seed: int) -> None:
+        chance = random.Random(seed)
+        shutil.rmtree(config.run_dir, ignore_errors=True)  # as a boot does: plug sequence numbers begin anew too
+        h = House(config)
+        disks = [disk(config, n) for n in range(4)]
+        inside: set[int] = set()
+        ejected: set[int] = set()
+        for _ in range(40):
+            n = chance.randrange(4)
+            action = chance.choice(["plug", "pull", "eject", "expire", "restart", "look", "look", "jobs"])
+            if action == "plug" and n not in inside:
+                h.world.plug(disks[n])
+                inside.add(n)
+            elif action == "pull" and n in inside:
+                h.world.pull(disks[n])
+                inside.discard(n)
+                ejected.discard(n)
+            elif action == "eject":
+                try:
+                    h.media.eject(f"mag{n}")
+                    if n in inside:
+                        ejected.add(n)
+                except MagbayError:
+                    pass
+            elif action == "expire":
+                h.world.expire()
+            elif action == "restart":
+                h.restart()
+                await h.look()
+            elif action == "jobs":
+                h.world.units.at_once = not h.world.units.at_once
+            else:
+                await h.look()
+                await asyncio.sleep(0)
+            h.world.units.run_jobs() if chance.random() < 0.5 else None
+        h.world.units.at_once = True
+        h.world.units.run_jobs()
+        states = await h.settle()
+        for n in range(4):
+            if n not in inside:
+                assert states[f"mag{n}"] is State.GONE
+                assert disks[n].luks_uuid not in h.world.mappings
+            elif states[f"mag{n}"] is State.SAFE:
+                assert n in ejected
+            else:
+                assert states[f"mag{n}"] in (State.MOUNTED, State.IDLE), f"seed {seed}: mag{n} {states}"
+        for n in range(4):
+            if n in inside:
+                h.world.pull(disks[n])
+        await h.settle()
+        h.world.destroy()
+
+    for seed in range(60):
+        asyncio.run(story(seed))
+
+
+def test_agent_publishes_signals_journal_and_status(config: Config) -> None:
+    async def story() -> None:
+        h, d = House(config), disk(config, 1)
+        agent = MediaAgent(config, h.host)
+        task = asyncio.create_task(agent.run())
+        await asyncio.sleep(0.05)
+        h.world.plug(d)
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            text = (config.run_dir / "media.json").read_text()
+            if '"mounted"' in text:
+                break
+        answer = json.loads(text)["disks"][0]
+        assert (answer["magazine"], answer["state"], answer["serial"]) == ("mag1", "mounted", "SER1")
+        bus = h.host.bus
+        names = [signal[2:] for signal in bus.signals]  # type: ignore[attr-defined]
+        assert ("MagazineChanged", ("mag1", d.filesystem_uuid, "mounted", "")) in names
+        properties = bus.objects["/org/magbay/magazine/mag1"].properties()  # type: ignore[attr-defined]
+        assert properties["State"] == ("s", "mounted")
+        await bus.call(BUS_NAME, ROOT, BUS_NAME, "Eject", "s", ["mag1"])
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if '"safe to remove"' in (config.run_dir / "media.json").read_text():
+                break
+        journal = h.host.journal
+        assert isinstance(journal, MemoryJournal)
+        states = [record["STATE"] for record in journal.records if record.get("MAGAZINE") == "mag1"]
+        assert states[-1] == "safe to remove" and "mounted" in states
+        assert h.host.notify.text == "mag1 safe to remove"  # type: ignore[attr-defined]
+        assert h.host.notify.beats > 0  # type: ignore[attr-defined]
+        task.cancel()
+
+    asyncio.run(story())
+
+
+def test_stuck_unit_is_started_anew(config: Config, house: Callable[[], House]) -> None:
+    """Somebody closes the container by hand; the unit still claims to be active."""
+
+    async def story() -> None:
+        h, d = house(), disk(config, 1)
+        h.world.plug(d)
+        await h.settle()
+        h.world.close(d.luks_uuid)
+        assert (await h.settle())["mag1"] is State.UNLOCKING
+        h.host.clock.time += 60  # type: ignore[attr-defined]
+        assert (await h.settle())["mag1"] is State.MOUNTED
+        assert (await h.host.units.state(unlock_unit(d.luks_uuid))).active == "active"
+
+    asyncio.run(story())
+
+
+def test_status_line_of_nothing() -> None:
+    assert status_line([]) == "no magazine in a bay"
