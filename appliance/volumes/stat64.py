@@ -1,0 +1,97 @@
+"""Numbers of the attributes record: positional base 64, most significant digit first, sign in front.
+
+Source: volume format, section 6.3. This is not RFC 4648: 0 is `A`, 64 is `BA`, -1 is `-B`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from appliance.volumes.errors import VolumeError
+
+_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_VALUE = {digit: value for value, digit in enumerate(_DIGITS)}
+_FIRST_FIELDS = 13  # older clients end after ctime
+_LONGEST = 12  # sign and the eleven digits of a 64-bit number
+
+
+def encode_number(value: int) -> bytes:
+    """*value* as base-64 digits, for example 4096 as b"BAA"."""
+    rest = abs(value)
+    digits = bytearray()
+    while True:
+        digits.append(_DIGITS[rest & 63])
+        rest >>= 6
+        if not rest:
+            break
+    if value < 0:
+        digits.append(0x2D)
+    digits.reverse()
+    return bytes(digits)
+
+
+def decode_number(text: bytes) -> int:
+    """The reverse of `encode_number`. Raises `VolumeError` for anything but a 64-bit number."""
+    digits = text[1:] if text[:1] == b"-" else text
+    value = 0
+    try:
+        for digit in digits[:_LONGEST]:
+            value = value << 6 | _VALUE[digit]
+    except KeyError:
+        value = -1
+    if not digits or len(digits) >= _LONGEST or not 0 <= value < 1 << 64:
+        raise VolumeError(f"{text[:40]!r} is not a number of an attributes record")
+    return -value if digits is not text else value
+
+
+@dataclass(frozen=True)
+class EncodedStat:
+    """stat(2) of a saved thing as it stands on the volume: sizes in bytes, times in whole seconds since 1970.
+
+    *link_fi*: FileIndex that holds the data of a hard link, else 0. *data_stream*: stream that its data have or would
+    have. Times may be negative.
+    """
+
+    dev: int = 0
+    ino: int = 0
+    mode: int = 0
+    nlink: int = 0
+    uid: int = 0
+    gid: int = 0
+    rdev: int = 0
+    size: int = 0
+    blksize: int = 0
+    blocks: int = 0
+    atime: int = 0
+    mtime: int = 0
+    ctime: int = 0
+    link_fi: int = 0
+    flags: int = 0
+    data_stream: int = 0
+
+    @classmethod
+    def of(cls, stat: os.stat_result, *, link_fi: int = 0, data_stream: int = 2) -> EncodedStat:
+        """From a stat result of the system."""
+        seconds = (when // 1_000_000_000 for when in (stat.st_atime_ns, stat.st_mtime_ns, stat.st_ctime_ns))
+        atime, mtime, ctime = seconds
+        return cls(
+            stat.st_dev, stat.st_ino, stat.st_mode, stat.st_nlink, stat.st_uid, stat.st_gid, stat.st_rdev, stat.st_size,
+            stat.st_blksize, stat.st_blocks, atime, mtime, ctime, link_fi, 0, data_stream,
+        )  # fmt: skip
+
+    def pack(self) -> bytes:
+        """The sixteen numbers separated by blanks (also the text of the catalog's LStat)."""
+        numbers = (
+            self.dev, self.ino, self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size,
+            self.blksize, self.blocks, self.atime, self.mtime, self.ctime, self.link_fi, self.flags, self.data_stream,
+        )  # fmt: skip
+        return b" ".join(map(encode_number, numbers))
+
+    @classmethod
+    def parse(cls, text: bytes) -> EncodedStat:
+        """From 13 to 17 numbers; what is behind the sixteenth is ignored. Raises `VolumeError`."""
+        fields = text.split(b" ", 17)[:16]
+        if len(fields) < _FIRST_FIELDS:
+            raise VolumeError(f"an attributes record has {len(fields)} numbers instead of 13 or more")
+        return cls(*map(decode_number, fields))
