@@ -6,16 +6,23 @@ import argparse
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from appliance import __version__
 from appliance.cli.output import Output
-from appliance.config.loader import DEFAULT_PATH
+from appliance.config.loader import DEFAULT_PATH, load
 from appliance.errors import ExitStatus, MagbayError
 
 # One module per noun (or small family); each has `register(subparsers)`.
-NOUNS = ("config", "volume")
+NOUNS = (
+    "agent",
+    "config",
+    "eject",
+    "magazine",
+    "prepare",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
     parser.add_argument("--progress", choices=("auto", "none", "json"), default="auto", help="progress on stderr")
     parser.add_argument("--version", action="version", version=f"magbay {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    parser.add_argument("--simulate", action="store_true", help="run all agents on a simulated machine, without root")
+    subparsers = parser.add_subparsers(metavar="COMMAND", dest="command")
     for noun in NOUNS:
         importlib.import_module(f"appliance.cli.{noun}").register(subparsers)
     return parser
@@ -40,7 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.simulate:
+        args.run = _simulate
+    elif args.command is None:
+        parser.error("no command given; 'magbay --help' lists them")
     style = "json" if args.progress == "json" else "text" if args.progress == "auto" and sys.stderr.isatty() else "none"
     out = Output(json=args.json, progress_style=style)
     try:
@@ -57,6 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What the rooms did not foresee (a full system disk, a lost permission) still names its file.
         return _report(MagbayError(f"{error.filename or 'magbay'}: {error.strerror or error}"), args.json)
     return int(status)
+
+
+def _simulate(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """All agents on the simulated machine; with the default configuration in a folder that is removed afterwards."""
+    from appliance.agents import simulate
+
+    if args.config != DEFAULT_PATH:
+        failures = simulate.run(load(args.config), out.line)
+    else:
+        with tempfile.TemporaryDirectory(prefix="magbay-simulated-") as folder:
+            file = simulate.default_config(Path(folder))
+            out.line(f"Other commands meanwhile: magbay --config {file} ...")
+            failures = simulate.run(load(file), out.line)
+    return ExitStatus.FAILED if failures else ExitStatus.DONE
 
 
 def _report(error: MagbayError, as_json: bool) -> int:
