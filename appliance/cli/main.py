@@ -22,6 +22,7 @@ NOUNS = (
     "eject",
     "magazine",
     "prepare",
+    "slots",
 )
 
 

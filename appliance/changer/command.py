@@ -1,0 +1,177 @@
+"""`magbay-changer CONFIG COMMAND SLOT ARCHIVE_DEVICE DRIVE`, the Changer Command of a storage daemon.
+
+The daemon reads stdout and stderr through one pipe: on success nothing but the answer is written, on failure nothing
+but one line on stderr. The whole answer is made before any of it is written, because a partial list with a failure
+makes a Director clear the slots that are left out.
+
+A daemon waits for every call, so nothing that is slow to import is imported before it is needed.
+"""
+
+# pathlib is among what is slow to import.
+# ruff: noqa: PTH109, PTH118
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import Enum
+
+from appliance.changer.view import View, current
+from appliance.errors import MagbayError, UsageError
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from appliance.changer.service import Changer
+
+_USAGE = "magbay-changer [-u USER] [-g GROUP] CONFIG COMMAND [SLOT ARCHIVE_DEVICE DRIVE]"
+# More digits than any slot or drive has; int() of a longer text is slow and, from 4300 digits on, refused.
+_MOST_DIGITS = 9
+
+
+class Command(Enum):
+    """The commands, as the daemon sends them."""
+
+    LOADED = "loaded"
+    LOAD = "load"
+    UNLOAD = "unload"
+    LIST = "list"
+    LISTALL = "listall"
+    SLOTS = "slots"
+
+
+class Request:
+    """One call. *slot* matters to load only, *drive* to loaded, load and unload; the archive device to none: the
+    drives are always `run_dir/drives/N`."""
+
+    __slots__ = ("command", "config", "drive", "group", "slot", "user")
+
+    def __init__(self, config: str, command: Command, user: str, group: str) -> None:
+        self.config, self.command, self.user, self.group = config, command, user, group
+        self.slot = self.drive = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command with the words *argv*; 0 when done, else 1."""
+    try:
+        request = parse(sys.argv[1:] if argv is None else argv)
+        _write(1, answer(request).encode())
+    except MagbayError as error:
+        return _fail(f"{error.message}. {error.hint}" if error.hint else error.message)
+    except OSError as error:
+        return _fail(f"{error.filename or 'answer'}: {error.strerror or error}")
+    except Exception as error:
+        # A defect. A traceback would be read as part of the answer; the place is what it would be needed for.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown place"
+        return _fail(f"internal error: {type(error).__name__}: {error} at {place}")
+    return 0
+
+
+def parse(words: Sequence[str]) -> Request:
+    """The request of the command line *words*. Words after the drive are ignored. Raises `UsageError`."""
+    rest, identity = list(words), {"-u": "", "-g": ""}
+    while rest and rest[0].startswith("-"):
+        option, value = _option(rest)
+        identity[option] = value
+    if len(rest) < 2:
+        raise UsageError("a configuration and a command are needed", hint=f"Usage: {_USAGE}")
+    try:
+        command = Command(rest[1].lower())
+    except ValueError:
+        known = ", ".join(item.value for item in Command)
+        raise UsageError(f"there is no changer command {rest[1]!r}", hint=f"Known: {known}") from None
+    # What the published answer rests on is named by absolute paths.
+    request = Request(os.path.join(os.getcwd(), rest[0]), command, identity["-u"], identity["-g"])
+    if command in (Command.LOADED, Command.LOAD, Command.UNLOAD):
+        if len(rest) < 5:
+            raise UsageError(f"{command.value} needs slot, archive device and drive", hint=f"Usage: {_USAGE}")
+        # In loaded and unload the slot is what the daemon believes, which need not be so.
+        if command is not Command.LOADED:
+            request.slot = _number("slot", rest[2])
+        request.drive = _number("drive", rest[4])
+    return request
+
+
+def answer(request: Request) -> str:
+    """What goes to stdout. Raises `MagbayError`, `OSError`."""
+    if request.user or request.group:
+        from appliance.changer.identity import become
+
+        become(request.user, request.group)
+    if request.command in (Command.LOAD, Command.UNLOAD):
+        _move(request)
+        return ""
+    view = current(request.config) or _look(request)
+    if request.command is Command.LOADED:
+        return f"{view.loaded(request.drive)}\n"
+    if request.command is Command.LIST:
+        return view.list_text()
+    return view.listall_text() if request.command is Command.LISTALL else f"{view.slots}\n"
+
+
+def _look(request: Request) -> View:
+    from pathlib import Path
+
+    from appliance.changer.service import Changer
+
+    return Changer.open(Path(request.config)).view()
+
+
+def _move(request: Request) -> None:
+    from pathlib import Path
+
+    from appliance.changer.lock import lock
+
+    published = current(request.config)
+    if published is not None:
+        with lock(Path(published.run_dir)):
+            published = current(request.config)  # another caller may just have changed what it rests on
+            if published is not None:
+                return _switch(published, request)
+    from appliance.changer.service import Changer
+
+    return _switch(Changer.open(Path(request.config)), request)
+
+
+def _switch(changer: View | Changer, request: Request) -> None:
+    if request.command is Command.LOAD:
+        changer.load(request.slot, request.drive)
+    else:
+        changer.unload(request.drive)
+
+
+def _option(rest: list[str]) -> tuple[str, str]:
+    """Take one option off the front of *rest*: `-u X`, `-uX`, `--user X` or `--user=X`, and so for the group."""
+    word = rest.pop(0)
+    name, equals, value = word.partition("=") if word.startswith("--") else (word[:2], word[2:], word[2:])
+    short = {"-u": "-u", "-g": "-g", "--user": "-u", "--group": "-g"}.get(name)
+    if short is None:
+        raise UsageError(f"there is no option {word!r}", hint=f"Usage: {_USAGE}")
+    if not equals and rest:
+        value = rest.pop(0)
+    if not value:
+        raise UsageError(f"{name} needs a name", hint=f"Usage: {_USAGE}")
+    return short, value
+
+
+def _number(what: str, word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS):
+        raise UsageError(f"the {what} must be a whole number, not {word[:40]!r}")
+    return int(word)
+
+
+def _fail(text: str) -> int:
+    """Write *text* as one line on stderr, whatever characters it has."""
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape", "replace").decode() for char in text)
+    try:
+        _write(2, f"magbay-changer: {line}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        return 1
+    return 1
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

@@ -1,0 +1,227 @@
+"""The changer for agents and commands: looks at the magazines, keeps the slot map, publishes the view."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from appliance.changer import drives, slotmap
+from appliance.changer.lock import lock
+from appliance.changer.look import Look, home, look, reachable, recall, remember
+from appliance.changer.report import Report, Slot
+from appliance.changer.slotmap import Key, SlotMap
+from appliance.changer.view import PUBLISHED, Entry, Presence, Stamps, View, stamp
+from appliance.config.loader import load
+from appliance.config.schema import Config
+from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
+from appliance.host.files import write_atomic
+from appliance.magazines.attached import MEDIA_ANSWER, Magazine, create_directories, known
+
+__all__ = ["Changer", "Report", "Slot"]
+
+
+class Changer:
+    """The virtual autochanger of one configuration. Several processes may use it at once."""
+
+    def __init__(self, config: Config, source: str = "", stamps: Stamps | None = None) -> None:
+        """*source*, *stamps*: see `open`. Without them the view is not published, and commands compute it anew."""
+        self._config, self._source, self._stamps = config, source, stamps
+        self._offered = ""
+        self._attached: dict[str, str] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> Changer:
+        """The changer of the configuration file *path*. Raises `ConfigError`."""
+        stamps = _config_stamps(path.absolute())  # before reading: a change in between must show
+        return cls(load(path), str(path.absolute()), stamps)
+
+    def refresh(self, *, thorough: bool = True) -> Report:
+        """Look at the magazines, give new volumes slots, empty the drives whose volume is away, publish the view.
+
+        *thorough* False looks only at magazines that came since the last look: an agent that looked at all of them
+        at every tick would keep autofs from ever finding one idle. Raises `MagbayError`.
+        """
+        with self._locked():
+            return self._refresh(thorough)[1]
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Every slot that was ever given to a volume, in order, on attached and absent magazines."""
+        return self.look()[0]
+
+    def look(self, *, thorough: bool = True) -> tuple[tuple[Slot, ...], Report]:
+        """`slots`, and the `Report` of the `refresh` that goes with it. Raises `MagbayError`."""
+        with self._locked():
+            view, report = self._refresh(thorough)
+            holders = view.holders()
+        found = [
+            Slot(e.slot, e.volume, e.magazine, holders.get(e.slot), e.presence is Presence.HERE, e.presence)
+            for e in view.entries
+        ]
+        return tuple(found), report
+
+    def view(self) -> View:
+        """The slots as they are now, for the Changer Command. Raises `MagbayError`."""
+        with self._locked():
+            return self._refresh(True)[0]
+
+    def load(self, slot: int, drive: int) -> None:
+        """Load the volume of *slot* into *drive*; what is done already succeeds. Raises as `View.load` does."""
+        with self._locked():
+            self._refresh(True)[0].load(slot, drive)
+
+    def unload(self, drive: int) -> bool:
+        """Empty *drive*; whether something was loaded. Raises `UsageError` for a drive that is not there."""
+        config = self._config
+        with self._locked():
+            return View("", str(config.run_dir), config.changer.drives, config.changer.slots, [], []).unload(drive)
+
+    def release(self, magazine: str) -> tuple[int, ...]:
+        """Empty every drive that holds a volume of *magazine*; gives these drives. Raises `NotFoundError`."""
+        run_dir = str(self._config.run_dir)
+        with self._locked():
+            found = next((item for item in self._known() if item.name == magazine), None)
+            if found is None:
+                hint = "'magbay magazine list' shows the known ones."
+                raise NotFoundError(f"no magazine is called {magazine}", hint=hint)
+            inside = str(home(self._config, found)) + "/"
+            here = [n for n in range(self._config.changer.drives) if drives.target(run_dir, n).startswith(inside)]
+            return tuple(drive for drive in here if drives.clear(run_dir, drive))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the changer's lock; trouble with files becomes a `MagbayError`."""
+        try:
+            with lock(self._config.run_dir):
+                yield
+        except PermissionError as error:
+            raise PermissionDeniedError(
+                f"user {os.geteuid()} may not use {error.filename}",
+                hint=f"Run as the owner of {self._config.state_dir} and {self._config.run_dir}, or join their group.",
+            ) from None
+        except OSError as error:
+            raise MagbayError(f"{error.filename or self._config.run_dir}: {error.strerror}") from None
+
+    def _refresh(self, thorough: bool) -> tuple[View, Report]:
+        config = self._config
+        create_directories(config)
+        _check_readable(config.state_dir)
+        _check_readable(config.enrolment_dir)
+        map_path = config.state_dir / slotmap.SLOT_MAP
+        stamps: Stamps = [
+            (str(config.run_dir / MEDIA_ANSWER), stamp(str(config.run_dir / MEDIA_ANSWER))),
+            (str(config.enrolment_dir), stamp(str(config.enrolment_dir), settled=True)),
+        ]
+        magazines = self._known()
+        old_map = slotmap.read(map_path)
+        seen = look(config, magazines, old_map, recall(config.run_dir), thorough)
+        slot_map, left, unsaved = self._place(seen, old_map, map_path)
+        view = self._view(seen, slot_map)
+        # The drives of a magazine that cannot be read stay: it may be on its way out, or come back.
+        keep = {entry.path for entry in view.entries if entry.path}
+        emptied = drives.sweep(view.run_dir, view.drives, keep)
+        view.stamps = [*stamps, *seen.stamps, (str(map_path), stamp(str(map_path)))]
+        self._publish(view, seen)
+        return view, self._report(seen, view, slot_map, emptied, left, unsaved)
+
+    def _known(self) -> tuple[Magazine, ...]:
+        try:
+            return known(self._config)
+        except (ValueError, KeyError, TypeError) as error:
+            raise MagbayError(
+                f"{self._config.run_dir / MEDIA_ANSWER}: cannot be understood ({error!r})",
+                hint="Restart magbay-media.service; it writes the file anew.",
+            ) from None
+
+    def _place(self, seen: Look, old: SlotMap, path: Path) -> tuple[SlotMap, tuple[Key, ...], str]:
+        """The map with the new volumes, those left without a slot, and why it cannot be written if so.
+
+        A slot is given only once that is on disk: a number that a crash could give again is worth nothing.
+        """
+        double = seen.duplicates()
+        names = {magazine.identity: magazine.name for magazine in seen.magazines}
+        volumes = [
+            (magazine.identity, volume)
+            for magazine in seen.magazines
+            for volume in seen.volumes(magazine)
+            if volume not in double
+        ]
+        new, left = old.place(volumes, names, self._config.changer.slots)
+        if new == old:
+            return old, left, ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            slotmap.write(path, new)
+        except OSError as error:
+            return old, (), f"{path} cannot be written ({error.strerror})"
+        return new, left, ""
+
+    def _view(self, seen: Look, slot_map: SlotMap) -> View:
+        config = self._config
+        magazines = {magazine.identity: magazine for magazine in seen.magazines}
+        volumes = {magazine.identity: frozenset(seen.volumes(magazine)) for magazine in seen.magazines}
+        double = seen.duplicates()
+
+        def presence(identity: str, volume: str) -> Presence:
+            if identity not in magazines or not magazines[identity].attached:
+                return Presence.AWAY
+            if identity in seen.unreadable:
+                return Presence.UNREADABLE
+            if volume not in volumes[identity]:
+                return Presence.MISSING
+            return Presence.DUPLICATE if volume in double else Presence.HERE
+
+        entries = []
+        for (identity, volume), slot in sorted(slot_map.slots.items(), key=lambda item: item[1]):
+            if slot <= config.changer.slots:
+                where, magazine = presence(identity, volume), magazines.get(identity)
+                here = magazine is not None and where in (Presence.HERE, Presence.UNREADABLE)
+                path = f"{magazine.path}/{volume}" if magazine is not None and here else ""
+                name = magazine.name if magazine is not None else slot_map.names[identity]
+                entries.append(Entry(slot, volume, name, path, where))
+        unreadable = list(seen.unreadable.values())
+        return View(self._source, str(config.run_dir), config.changer.drives, config.changer.slots, entries, unreadable)
+
+    def _publish(self, view: View, seen: Look) -> None:
+        # A caller that may not publish only costs the next one the time to look for itself.
+        with contextlib.suppress(PermissionError):
+            remember(self._config.run_dir, seen.seen)
+            if self._stamps is not None and not view.unreadable:
+                view.stamps = [*self._stamps, *view.stamps]
+                data = json.dumps(view.document(), separators=(",", ":")).encode()
+                write_atomic(self._config.run_dir / PUBLISHED, data, mode=0o644, durable=False)
+
+    def _report(
+        self, seen: Look, view: View, slot_map: SlotMap, emptied: tuple[int, ...], left: tuple[Key, ...], unsaved: str
+    ) -> Report:
+        names = {magazine.identity: magazine.name for magazine in seen.magazines}
+        before, now = self._attached, reachable(seen.magazines)
+        was, offered = self._offered, "".join(f"{e.slot}:{e.volume}:{e.presence.value}\n" for e in view.entries)
+        self._attached, self._offered = now, offered
+        return Report(
+            arrived=tuple(name for identity, name in now.items() if identity not in before),
+            departed=tuple(name for identity, name in before.items() if identity not in now),
+            changed=offered != was,
+            emptied=emptied,
+            slots_full=tuple(f"{names[identity]}/{volume}" for identity, volume in left),
+            beyond=tuple(sorted(slot for slot in slot_map.slots.values() if slot > view.slots)),
+            duplicates=seen.duplicates(),
+            unreadable=tuple(view.unreadable),
+            unsaved=unsaved,
+        )
+
+
+def _check_readable(directory: Path) -> None:
+    """Raise `OSError` unless *directory* can be listed or is not there yet: a glob in it would just find nothing,
+    and every disk would seem to be away."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory):
+        pass
+
+
+def _config_stamps(path: Path) -> Stamps:
+    """Of the configuration file *path* and of its fragments, as `appliance.config.loader.load` finds them."""
+    fragments = path.parent / f"{path.stem}.d"
+    files = [path, fragments, *(sorted(fragments.glob("*.yaml")) if fragments.is_dir() else ())]
+    return [(str(file), stamp(str(file), settled=True)) for file in files]
