@@ -76,8 +76,8 @@ _DIGEST_NAMES = {int(stream): name for name, stream in DIGEST_STREAMS.items()} |
 
 ATTRIBUTES = frozenset({Stream.UNIX_ATTRIBUTES, Stream.UNIX_ATTRIBUTES_EX})
 PLAIN_DATA = frozenset({Stream.FILE_DATA, Stream.SPARSE_DATA, Stream.WIN32_DATA})
-ENCRYPTED_DATA = frozenset({20, 21, 23, 24, 25, 32, 33})
-DATA = PLAIN_DATA | ENCRYPTED_DATA | {4, 7, 12, 13, 27, 29, 30, 31}
+ENCRYPTED_DATA = frozenset({20, 21, 23, 24, 32, 33})
+DATA = PLAIN_DATA | ENCRYPTED_DATA | {4, 7, 12, 29, 30, 31}
 SPARSE = frozenset({Stream.SPARSE_DATA, Stream.SPARSE_GZIP_DATA, Stream.SPARSE_COMPRESSED_DATA})
 ACL = frozenset({15, 16, *range(1000, 1023)})
 XATTR = frozenset(range(1987, 2000))

@@ -1,0 +1,178 @@
+"""Bootstrap files: which records of which volumes are wanted. Source: volume format, section 13.
+
+`Count` lets a reader stop early and changes nothing about what is wanted, so it is checked but not used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.labels import SessionLabel
+
+_Ranges = list[tuple[int, int]]
+_RANGE = re.compile(r"(\d{1,20})(?:\s*-\s*(\d{1,20}))?")
+_MAX_LINE = 1 << 20
+_NUMBERS = {"volsessionid", "volsessiontime", "voladdr", "volfile", "volblock", "fileindex", "jobid", "count", "slot"}
+_NAMES = {"job", "client"}
+_IGNORED = {"include", "exclude", "storage", "mediatype", "device", "jobtype", "joblevel"}
+
+
+@dataclass
+class BsrEntry:
+    """One `Volume=` entry. Empty criteria match everything; *ranges* by keyword in small letters."""
+
+    volumes: set[str] = field(default_factory=set)
+    ranges: dict[str, _Ranges] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    streams: set[int] = field(default_factory=set)
+    pattern: re.Pattern[str] | None = None
+
+    def _in(self, keyword: str, value: int) -> bool:
+        ranges = self.ranges.get(keyword)
+        return not ranges or any(low <= value <= high for low, high in ranges)
+
+    def wants_block(self, volume: str, ids: SessionIds, last_byte: int) -> bool:
+        """Whether anything in this block can match. *last_byte*: address of the block's last byte."""
+        return (
+            volume in self.volumes
+            and self._in("volsessionid", ids.session_id)
+            and self._in("volsessiontime", ids.session_time)
+            and self._in("voladdr", last_byte)
+            and self._in("volfile", last_byte >> 32)
+            and self._in("volblock", last_byte & 0xFFFFFFFF)
+        )
+
+    def wants_file(self, label: SessionLabel | None, file_index: int) -> bool:
+        """Whether the file matches, given that its block does."""
+        if not self._in("fileindex", file_index):
+            return False
+        if ("count" in self.ranges and "fileindex" in self.ranges) or not (self.names or "jobid" in self.ranges):
+            return True  # readers do not look at the job when FileIndex and Count are given
+        return label is not None and (
+            self._in("jobid", label.job_id)
+            and ("job" not in self.names or label.job in self.names["job"])
+            and ("client" not in self.names or label.client in self.names["client"])
+        )
+
+    def wants_name(self, path: str) -> bool:
+        """Whether the name in the attributes matches FileRegex."""
+        return self.pattern is None or self.pattern.search(path) is not None
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """(smallest, largest) address wanted, None when the entry has no VolAddr."""
+        ranges = self.ranges.get("voladdr")
+        return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
+
+
+class Bootstrap:
+    """A parsed bootstrap file: something is wanted if one entry matches in all its criteria.
+
+    Ask in the order in which reading goes: block, then its records, then the name; each answer narrows the entries.
+    """
+
+    def __init__(self, entries: Sequence[BsrEntry]) -> None:
+        self.entries = tuple(entries)
+        self._of_block: list[BsrEntry] = []
+        self._of_file: list[BsrEntry] = []
+
+    def span(self, volume: str) -> tuple[int, int | None]:
+        """(start, last): where reading of *volume* may begin, and the last address wanted (None: to the end).
+
+        (0, None) unless every entry has addresses; (0, -1) when the volume is not wanted at all.
+        """
+        entries = [entry for entry in self.entries if volume in entry.volumes]
+        spans = [entry.span for entry in entries if entry.span]
+        if not entries:
+            return 0, -1
+        if len(spans) < len(entries):
+            return 0, None
+        return min(low for low, _ in spans), max(high for _, high in spans)
+
+    def wants_block(self, volume: str, ids: SessionIds, last_byte: int) -> bool:
+        """Whether anything in this block of *volume* can match; *last_byte*: address of its last byte."""
+        self._of_block = [entry for entry in self.entries if entry.wants_block(volume, ids, last_byte)]
+        return bool(self._of_block)
+
+    def wants_record(self, label: SessionLabel | None, file_index: int, stream: int) -> bool:
+        """Whether a record of the block last asked for is wanted; *stream*: the full number."""
+        self._of_file = [
+            entry
+            for entry in self._of_block
+            if entry.wants_file(label, file_index) and (not entry.streams or stream in entry.streams)
+        ]
+        return bool(self._of_file)
+
+    def wants_name(self, path: str) -> bool:
+        """Whether the file of the record last asked for matches by its name."""
+        return any(entry.wants_name(path) for entry in self._of_file)
+
+
+def _parse_ranges(text: str, where: str) -> _Ranges:
+    ranges = []
+    for part in text.split(","):
+        found = _RANGE.fullmatch(part.strip())
+        if not found:
+            raise VolumeError(f"{where}: {part.strip()[:60]!r} is not a number or a range a-b")
+        low = int(found[1])
+        high = int(found[2]) if found[2] else low
+        if high < low:
+            raise VolumeError(f"{where}: the range {part.strip()} runs backwards")
+        ranges.append((low, high))
+    return ranges
+
+
+def _parse_streams(entry: BsrEntry, value: str, where: str) -> None:
+    try:
+        entry.streams.update(int(part) for part in value.split(","))
+    except ValueError:
+        raise VolumeError(f"{where}: {value[:60]!r} is not a list of streams") from None
+
+
+def _parse_pattern(entry: BsrEntry, value: str, where: str) -> None:
+    try:
+        entry.pattern = re.compile(value)
+    except re.error as error:
+        raise VolumeError(f"{where}: FileRegex {value[:60]!r}: {error}") from None
+
+
+_OTHER: dict[str, Callable[[BsrEntry, str, str], None]] = {"stream": _parse_streams, "fileregex": _parse_pattern}
+
+
+def _apply(entry: BsrEntry, keyword: str, value: str, where: str) -> None:
+    if keyword in _NUMBERS:
+        entry.ranges.setdefault(keyword, []).extend(_parse_ranges(value, where))
+    elif keyword in _NAMES:
+        entry.names.setdefault(keyword, []).append(value)
+    elif keyword in _OTHER:
+        _OTHER[keyword](entry, value, where)
+    elif keyword not in _IGNORED:
+        raise VolumeError(f"{where}: the keyword {keyword!r} is unknown", hint="The bootstrap file is not used.")
+
+
+def parse_bsr(text: str, name: str) -> Bootstrap:
+    """Parse the *text* of a bootstrap file; *name* stands in messages. Raises `VolumeError` with file and line."""
+    entries = [BsrEntry()]
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{name}, line {number}"
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        keyword, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or len(line) > _MAX_LINE:
+            raise VolumeError(f"{where}: not of the form keyword=value")
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        if keyword.lower() == "volume":
+            if entries[-1].volumes:
+                entries.append(BsrEntry())
+            entries[-1].volumes.update(value.split("|"))
+        else:
+            _apply(entries[-1], keyword.lower(), value, where)
+    if not any(entry.volumes for entry in entries):
+        raise VolumeError(f"{name}: names no volume, so nothing would be read", hint='Add a line Volume="name".')
+    return Bootstrap(entries)

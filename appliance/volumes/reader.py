@@ -1,0 +1,261 @@
+"""Reading one file volume: its blocks in order, and what is damaged between them.
+
+Source: volume format, sections 2 and 18. Memory is bounded by one block (20 MB) or the read window.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from appliance.errors import NotFoundError, PermissionDeniedError
+from appliance.volumes.blocks import (
+    BLOCK_HEADER,
+    MAGIC,
+    MAGIC_OFFSET,
+    MAX_BLOCK,
+    MAX_RECORD,
+    MIN_BLOCK,
+    RECORD_HEADER,
+    SessionIds,
+    checksum,
+)
+from appliance.volumes.errors import UnsupportedError, VolumeError
+from appliance.volumes.labels import LabelKind, VolumeLabel
+
+_WINDOW = 4 << 20
+_HEAD = BLOCK_HEADER.size
+_FOREIGN = {b"BB03": "BB03 (Bacula 15 and later)", b"BB01": "BB01 (Bacula before 2002)"}
+# While looking for the next block, every "BB02" in the data costs a checksum over the length it claims. This much more
+# than the distance searched is spent at most, so that a hostile file cannot make the search quadratic.
+_SEARCH_ALLOWANCE = 256 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """A whole block with a good checksum. *data* (header included) is valid until the next block is asked for."""
+
+    address: int
+    number: int
+    ids: SessionIds
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class Damage:
+    """*length* bytes at *address* of the file *volume* that could not be used; *what* says why, in words."""
+
+    volume: str
+    address: int
+    length: int
+    what: str
+
+    def __str__(self) -> str:
+        skipped = f", {self.length} bytes skipped" if self.length else ""
+        return f"{self.volume}: at address {self.address}: {self.what}{skipped}"
+
+
+@dataclass(frozen=True)
+class _Flaw:
+    what: str
+    length: int = 0  # of the block as its header claims, where that is possible at all
+    foreign: str = ""  # name of another block format
+
+
+class VolumeReader:
+    """One open volume. `NotFoundError` when there is no such file, `VolumeError` when it cannot be a volume."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            hint = "Check the name, and that the magazine is in."
+            raise NotFoundError(f"{path}: no such volume file", hint=hint) from None
+        except PermissionError as error:
+            raise PermissionDeniedError(f"{path}: {error.strerror}", hint="Run as root or as its owner.") from None
+        except OSError as error:
+            raise VolumeError(f"{path}: {error.strerror}") from None
+        self._buffer = bytearray(_WINDOW)
+        self._begin = self._end = 0  # what of the file the buffer holds
+        self._usual = 0  # length of the last good block
+        try:
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._refuse_foreign()
+        except OSError:
+            os.close(self._fd)
+            raise VolumeError(f"{path}: is not a regular file", hint="Give the path of a volume file.") from None
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _refuse_foreign(self) -> None:
+        if not self.size:
+            raise VolumeError(f"{self.path}: the file is empty, no volume label on it")
+        magic = bytes(self._window(0, 16)[MAGIC_OFFSET:])
+        if magic in _FOREIGN:
+            raise UnsupportedError(
+                f"{self.path}: the volume is in block format {_FOREIGN[magic]}, which this version does not read",
+                hint="Read it with the tools of the Bacula version that wrote it.",
+            )
+
+    def _window(self, address: int, length: int) -> memoryview:
+        """*length* bytes of the file from *address*, fewer at its end."""
+        length = max(0, min(length, self.size - address))
+        if not self._begin <= address <= address + length <= self._end:
+            if length > len(self._buffer):
+                self._buffer = bytearray(length)
+            view, self._begin, self._end = memoryview(self._buffer), address, address
+            while self._end - address < len(view):
+                try:
+                    got = os.preadv(self._fd, [view[self._end - address :]], self._end)
+                except OSError as error:
+                    raise VolumeError(f"{self.path}: at address {self._end}: {error.strerror}") from None
+                if not got:
+                    break
+                self._end += got
+            if self._end - address < length:  # the file became shorter while it was read
+                self.size = self._end
+                length = self._end - address
+        start = address - self._begin
+        return memoryview(self._buffer)[start : start + length]
+
+    def _judge(self, address: int) -> Block | _Flaw:
+        head = self._window(address, _HEAD)
+        if len(head) < _HEAD:
+            return _Flaw(f"the volume ends inside a block header ({len(head)} of {_HEAD} bytes)")
+        stored, length, number, magic, session_id, session_time = BLOCK_HEADER.unpack(head)
+        possible = length if MIN_BLOCK <= length <= MAX_BLOCK else 0
+        if magic in _FOREIGN:
+            name = _FOREIGN[magic]
+            return _Flaw(f"blocks in format {name}, which this version does not read", possible, foreign=name)
+        if magic != MAGIC:
+            zeros = not any(self._window(address, 4096))
+            return _Flaw("zeros instead of a block" if zeros else "no block where one must begin", possible)
+        if not possible:
+            return _Flaw(f"a block claims an impossible length of {length} bytes")
+        block = self._window(address, length)
+        if len(block) < length:
+            return _Flaw(f"the volume is cut short: a block of {length} bytes, the file ends after {len(block)}")
+        if checksum(block) != stored:
+            return _Flaw(f"wrong checksum of a block of {length} bytes", possible)
+        return Block(address, number, SessionIds(session_id, session_time), block)
+
+    def _good(self, address: int) -> bool:
+        return address == self.size or (address < self.size and isinstance(self._judge(address), Block))
+
+    def _resync(self, address: int, flaw: _Flaw) -> int:
+        """The address where reading can go on behind the flaw at *address*.
+
+        The places where the next block must be, if only this one is bad, come before a search: the data of a damaged
+        block may hold good blocks of another volume that was backed up.
+        """
+        while flaw.foreign and flaw.length:
+            address += flaw.length
+            if self._good(address):
+                return address
+            judged = self._judge(min(address, self.size))
+            if address >= self.size or isinstance(judged, Block):
+                return min(address, self.size)
+            flaw = judged
+        for length in (flaw.length, self._usual):
+            if length and self._good(address + length):
+                return address + length
+        return self._search(address + 1)
+
+    def _search(self, start: int) -> int:
+        """The address of the next good block at or behind *start*, or the end of the file."""
+        at, spent = start, 0
+        while self.size - at >= MIN_BLOCK:
+            self._window(at, min(_WINDOW, self.size - at))
+            low = at - self._begin + MAGIC_OFFSET
+            found = self._buffer.find(MAGIC, low, self._end - self._begin)
+            if found < 0:
+                at = self._end - MAGIC_OFFSET - len(MAGIC) + 1
+                if self._end >= self.size:
+                    break
+                continue
+            at += found - low
+            length = self._claimed(at)
+            spent += length
+            if spent > _SEARCH_ALLOWANCE + 4 * (at - start):
+                break
+            if length and isinstance(self._judge(at), Block):
+                return at
+            at += 1
+        return self.size
+
+    def _claimed(self, address: int) -> int:
+        """Length of the block that may begin at *address*, 0 if header and first record cannot be true."""
+        head = self._window(address, MIN_BLOCK)
+        if len(head) < MIN_BLOCK:
+            return 0
+        length: int = BLOCK_HEADER.unpack_from(head)[1]
+        index, _, size = RECORD_HEADER.unpack_from(head, _HEAD)
+        possible = MIN_BLOCK <= length <= min(MAX_BLOCK, self.size - address)
+        return length if possible and index and size < MAX_RECORD else 0
+
+    def blocks(self, start: int = 0) -> Iterator[Block | Damage]:
+        """Every block from address *start* on (a block border), and in its place whatever is damaged."""
+        address = start
+        while address < self.size:
+            judged = self._judge(address)
+            if isinstance(judged, Block):
+                self._usual = len(judged.data)
+                address += self._usual
+                yield judged
+            else:
+                behind = self._resync(address, judged)
+                yield Damage(self.name, address, behind - address, judged.what)
+                address = behind
+
+    def is_block(self, address: int) -> bool:
+        """Whether a good block begins at *address*."""
+        return address < self.size and isinstance(self._judge(address), Block)
+
+    def label(self) -> VolumeLabel | None:
+        """The volume label; None when the first block is damaged.
+
+        `VolumeError` when the file holds no block at all; `UnsupportedError` for labels of unknown kind.
+        """
+        first = self._judge(0)
+        if not isinstance(first, Block):
+            if self._resync(0, first) >= self.size:
+                raise VolumeError(f"{self.path}: is not a volume, or destroyed: no block in it ({first.what})")
+            return None
+        return parse_label_block(first, self.path)
+
+
+def parse_label_block(block: Block, path: Path) -> VolumeLabel | None:
+    """The label in the first *block* of a volume; None when another record stands there. `VolumeError` as `label`."""
+    index, _, length = RECORD_HEADER.unpack_from(block.data, _HEAD)
+    if index not in (LabelKind.PRE_LABEL, LabelKind.VOL_LABEL):
+        return None
+    begin = _HEAD + RECORD_HEADER.size
+    try:
+        return VolumeLabel.parse(bytes(block.data[begin : begin + length]))
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{path}: {error.message}", hint="Only labels of Bacula (11) and Bareos (20) are read."
+        ) from None
+    except VolumeError as error:
+        raise VolumeError(f"{path}: {error.message}") from None

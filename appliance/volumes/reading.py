@@ -1,0 +1,95 @@
+"""Reading whole volumes, one after the other, as one stream of events; and the order of volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from appliance.errors import UsageError
+from appliance.volumes.blocks import BLOCK_HEADER, RECORD_HEADER
+from appliance.volumes.bsr import Bootstrap
+from appliance.volumes.events import Event, VolumeStart
+from appliance.volumes.labels import LabelKind
+from appliance.volumes.reader import Block, VolumeReader
+from appliance.volumes.sessions import SessionReader
+
+
+def read_volumes(
+    paths: Sequence[Path],
+    *,
+    select: Bootstrap | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[Event]:
+    """The events of the volumes *paths*, in that order (see `in_order`).
+
+    *select*: only what a bootstrap file wants. *advance* is told the number of bytes read, block by block.
+    Raises `NotFoundError` for a missing file, `VolumeError` for one that is no volume or of an unknown kind; damage
+    comes as an event.
+    """
+    sessions = SessionReader(select)
+    for path in paths:
+        with VolumeReader(path) as volume:
+            label = volume.label()
+            sessions.begin_volume(volume.name)
+            yield VolumeStart(volume.name, label)
+            name = label.name if label else path.name
+            yield from _read_volume(volume, name, sessions, select, advance)
+    yield from sessions.finish()
+
+
+def _read_volume(
+    volume: VolumeReader,
+    name: str,
+    sessions: SessionReader,
+    select: Bootstrap | None,
+    advance: Callable[[int], None] | None,
+) -> Iterator[Event]:
+    start, last = select.span(name) if select else (0, None)
+    if start and not volume.is_block(start):
+        start = 0  # an address off a block's border: find the blocks from the front
+    for item in volume.blocks(start):
+        if last is not None and item.address > last:
+            break
+        if isinstance(item, Block):
+            if select is None or select.wants_block(name, item.ids, item.address + len(item.data) - 1):
+                yield from sessions.block(item)
+            else:
+                sessions.skip(item.ids)
+            if advance:
+                advance(len(item.data))
+        else:
+            yield from sessions.damage(item)
+            if advance:
+                advance(item.length)
+
+
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """The order in which to read *paths*: as given, unless a volume that goes on with another one's job comes too soon.
+
+    Then by the time at which their labels were written. Raises as `read_volumes`; `UsageError` for one given twice.
+    """
+    seen: set[Path] = set()
+    facts: list[tuple[int, bool]] = []
+    for path in paths:
+        with VolumeReader(path) as volume:
+            label = volume.label()
+            facts.append((label.write_time if label else 0, _goes_on(volume)))
+        if path.resolve() in seen:
+            raise UsageError(f"{path}: the volume is given twice")
+        seen.add(path.resolve())
+    times = [time for time, _ in facts]
+    ordered = all(times) and times != sorted(times)
+    if not ordered or not any(goes_on for _, goes_on in facts[:-1]):
+        return list(paths)
+    return [path for _, path in sorted(zip(times, paths, strict=True), key=lambda pair: pair[0])]
+
+
+def _goes_on(volume: VolumeReader) -> bool:
+    """Whether the first block behind the label goes on with a session that began on another volume."""
+    for item in volume.blocks():
+        if not isinstance(item, Block):
+            return False
+        first = RECORD_HEADER.unpack_from(item.data, BLOCK_HEADER.size)[0]
+        if first not in (LabelKind.PRE_LABEL, LabelKind.VOL_LABEL):
+            return bool(first > 0)
+    return False
