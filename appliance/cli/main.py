@@ -18,8 +18,11 @@ from appliance.errors import ExitStatus, MagbayError
 # One module per noun (or small family); each has `register(subparsers)`.
 NOUNS = (
     "agent",
+    "backup",
     "config",
     "eject",
+    "jobs",
+    "label",
     "magazine",
     "prepare",
     "slots",

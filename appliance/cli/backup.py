@@ -1,0 +1,84 @@
+"""`magbay backup`."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from appliance.cli.output import Output, Progress, human_bytes
+from appliance.cli.running import log_to, stoppable
+from appliance.config.loader import load
+from appliance.config.schema import Config
+from appliance.errors import ExitStatus
+from appliance.storage import backup, walk
+from appliance.storage.model import Level
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_DESCRIPTION = (
+    "Save a configured job or paths. Each path is saved on its own file system: what is mounted below it is not "
+    "descended into. Symbolic links are saved as such. magbay's own directories are always left out."
+)
+
+
+def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `backup`."""
+    parser = subparsers.add_parser("backup", help="run a backup now, in this process", description=_DESCRIPTION)
+    parser.add_argument("what", nargs="+", metavar="JOB | PATH", help="a job of the configuration, or paths")
+    parser.add_argument("--pool", help="pool to write to (default: the job's, or Default)")
+    parser.add_argument(
+        "--level",
+        choices=[level.word for level in Level],
+        default=Level.FULL.word,
+        help="differential: since the last full; incremental: since the last of any level; by mtime and ctime",
+    )
+    parser.add_argument("--name", help=f"name of the job (default: JOB, or '{backup.DEFAULT_NAME}')")
+    parser.set_defaults(run=run_backup)
+
+
+def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Run the job and tell how it ended."""
+    config = load(args.config)
+    level = next(level for level in Level if level.word == args.level)
+    request = backup.request_for(config, args.what, pool=args.pool, level=level, name=args.name)
+    with stoppable() as asked, out.progress("backup") as display, _counting(config, request, display, asked.is_set):
+        result = backup.run(config, request, log=log_to(out), progress=display.advance, cancelled=asked.is_set)
+    out.document(result.document())
+    for line in (*result.warnings, *result.errors):
+        out.warn(f"magbay: {line}")
+    if result.hint:
+        out.warn(f"        {result.hint}")
+    seconds = result.finished - result.started
+    out.line(
+        f"job {result.job_id} {result.status.word}: {result.files} files, {human_bytes(result.bytes)} "
+        f"in {seconds} s, volumes: {', '.join(result.volumes) or 'none'}"
+    )
+    return result.exit_status
+
+
+@contextmanager
+def _counting(
+    config: Config, request: backup.BackupRequest, display: Progress, stop: Callable[[], bool]
+) -> Iterator[None]:
+    """While somebody looks at the progress, count what there is to save, for the ETA."""
+    if display.style == "none":
+        yield
+        return
+    ended = threading.Event()
+
+    def count() -> None:
+        names = walk.tops(request.paths)
+        display.total = walk.total_bytes(names, backup.limits(config, request), lambda: ended.is_set() or stop())
+
+    walk.tops(request.paths)  # a path that does not exist is told before anything starts
+    thread = threading.Thread(target=count, name="count", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,265 @@
+"""Backup: from paths to a finished session on volumes and rows in the catalog."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from appliance.config.schema import Config, JobConfig
+from appliance.errors import ExitStatus, MagbayError, UsageError
+from appliance.magazines import attached
+from appliance.storage.catalog import Catalog
+from appliance.storage.commit import Commit
+from appliance.storage.joblog import JobLog, LogCallback
+from appliance.storage.model import Job, JobStatus, Level, NewJob
+from appliance.storage.pools import VolumeSource, dialect, pool_config
+from appliance.storage.saved_files import FileWriter
+from appliance.storage.saver import Cancelled, Saver
+from appliance.storage.sink import SpanningSink
+from appliance.storage.walk import Found, Limits, Walker, allow_depth, tops
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.labels import LabelKind, SessionLabel
+from appliance.volumes.writer import SessionWriter
+
+_NAME = re.compile(r"[A-Za-z0-9:._-]{1,60}")
+DEFAULT_NAME = "backup"
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class BackupRequest:
+    """What to save: *paths*, without what the shell patterns *exclude* match, to *pool* under the job name *name*."""
+
+    paths: tuple[Path, ...]
+    name: str = DEFAULT_NAME
+    pool: str = "Default"
+    level: Level = Level.FULL
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended. *bytes* of file data; *volumes* in order of writing; times in Unix seconds."""
+
+    job_id: int
+    name: str
+    level: Level
+    status: JobStatus
+    files: int
+    bytes: int
+    volumes: tuple[str, ...]
+    started: int
+    finished: int
+    exit_status: ExitStatus
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    hint: str = ""
+
+    def document(self) -> dict[str, object]:
+        """The JSON document of the command line."""
+        return {
+            "job_id": self.job_id,
+            "status": self.status.word,
+            "files": self.files,
+            "bytes": self.bytes,
+            "volumes": list(self.volumes),
+            "name": self.name,
+            "level": self.level.word,
+            "started": self.started,
+            "finished": self.finished,
+            "warnings": list(self.warnings),
+            "errors": list(self.errors),
+            "hint": self.hint,
+        }
+
+
+def request_for(
+    config: Config, words: list[str], *, pool: str | None = None, level: Level = Level.FULL, name: str | None = None
+) -> BackupRequest:
+    """The request that the words of a command line mean: one word that names a job, or paths.
+
+    Raises `UsageError`, `NotFoundError` (a job that is not configured and no path either).
+    """
+    if not words:
+        raise UsageError("nothing to save", hint="Name a job of the configuration, or paths.")
+    job: JobConfig | None = config.jobs.get(words[0]) if len(words) == 1 and "/" not in words[0] else None
+    if job:
+        request = BackupRequest(job.paths, words[0], job.pool, level, job.exclude)
+    else:
+        request = BackupRequest(tuple(Path(word) for word in words), level=level)
+    return replace(request, pool=pool or request.pool, name=name or request.name)
+
+
+def limits(config: Config, request: BackupRequest) -> Limits:
+    """What the request leaves out; always magbay's own directories, since a volume cannot hold itself."""
+    own = [config.state_dir, *(m.path for m in attached.known(config) if m.path is not None)]
+    return Limits.of(own, request.exclude)
+
+
+def run(
+    config: Config,
+    request: BackupRequest,
+    *,
+    log: LogCallback,
+    progress: Advance = lambda count: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> JobResult:
+    """Run one backup in this process.
+
+    *log* takes the job's lines with their journal fields, *progress* the number of bytes read each time,
+    *cancelled* is asked often. Before a job exists trouble is raised (`NotFoundError` for a path or pool,
+    `UsageError`, `CatalogError`); afterwards it is in the result.
+    """
+    if not _NAME.fullmatch(request.name):
+        raise UsageError(f"{request.name!r} is no name for a job", hint="Use letters, digits and : . _ -")
+    pool_config(config, request.pool)
+    names = tops(request.paths)
+    allow_depth()
+    attached.create_directories(config)
+    with Catalog(config.state_dir) as catalog:
+        for lost in catalog.recover():
+            log(f"job {lost.job_id} ({lost.name}) had ended in the middle; it is entered as failed", {})
+        new, since = _plan(catalog, request)
+        job = catalog.start_job(new)
+        return _Run(config, request, catalog, job, JobLog(catalog, job.job_id, log)).run(
+            names, since, progress, cancelled
+        )
+
+
+def _plan(catalog: Catalog, request: BackupRequest) -> tuple[NewJob, int | None]:
+    """The job to enter, and since when (Unix seconds) a file must have changed to be saved; None: all are."""
+    fileset = json.dumps([[str(path) for path in request.paths], list(request.exclude)], ensure_ascii=True)
+    digest = hashlib.md5(fileset.encode(), usedforsecurity=False).digest()
+    md5 = base64.b64encode(digest).decode("ascii").rstrip("=")
+    base = _base(catalog, request, md5)
+    level = request.level if base else Level.FULL
+    new = NewJob(request.name, level, request.pool, fileset, md5, base.job_id if base else None)
+    return new, base.started if base else None
+
+
+def _base(catalog: Catalog, request: BackupRequest, fileset_md5: str) -> Job | None:
+    """The job that this one builds on: the last good full one, for an incremental the last good one of any level."""
+    if request.level is Level.FULL:
+        return None
+    good = [job for job in catalog.jobs(name=request.name, fileset_md5=fileset_md5) if job.status.good]
+    fulls = [job for job in good if job.level is Level.FULL]
+    if not fulls:
+        return None
+    return good[0] if request.level is Level.INCREMENTAL else fulls[0]
+
+
+@dataclass
+class _Run:
+    """One running backup."""
+
+    config: Config
+    request: BackupRequest
+    catalog: Catalog
+    job: Job
+    log: JobLog
+    hint: str = ""
+    exit_status: ExitStatus = ExitStatus.FAILED
+    volumes: list[str] = field(default_factory=list)
+
+    def run(
+        self, names: list[bytes], since: int | None, progress: Advance, cancelled: Callable[[], bool]
+    ) -> JobResult:
+        if self.job.level is not self.request.level:
+            self.log.info(f"there is no full backup {self.job.name} of these paths yet: a full one is made")
+        ids = SessionIds(self.job.session_id, self.job.session_time)
+        source = VolumeSource(self.catalog, self.config, self.request.pool, ids, self.log)
+        sink = SpanningSink(self.catalog, source, self.job.job_id, self.log)
+        rows = FileWriter(self.catalog, self.job.job_id)
+        label = self._label(source)
+        commit = Commit(self.catalog, self.job, self.log, sink, rows, label)
+        writer: SessionWriter | None = None
+        saver: Saver | None = None
+        try:
+            writer = SessionWriter(sink, ids, first_number=1 if sink.begin() else 0)
+            saver = Saver(writer, rows, self.log, source.pool.signature, progress, cancelled)
+            writer.write_label(LabelKind.SOS_LABEL, self.job.job_id, label.pack(LabelKind.SOS_LABEL))
+            self._save_all(saver, names, since)
+            self._end(commit.done(writer, saver), saver, ExitStatus.DONE)
+        except Cancelled:
+            assert writer is not None and saver is not None
+            self.log.error("the job was cancelled: nothing of it counts as saved")
+            self._end(commit.cancelled(writer, saver), saver, ExitStatus.FAILED)
+        except (MagbayError, OSError) as error:
+            self._failed(error, commit, writer, saver)
+        finally:
+            sink.close()
+            self.volumes = list(dict.fromkeys(sink.volumes))
+            if saver:
+                saver.close()
+        return self._result()
+
+    def _save_all(self, saver: Saver, names: list[bytes], since: int | None) -> None:
+        walker = Walker(limits(self.config, self.request), saver.trouble, self.log.info)
+        for name in names:
+            for found in walker.walk(name):
+                if since is None or _changed(found, since):
+                    saver.save(found)
+
+    def _label(self, source: VolumeSource) -> SessionLabel:
+        started = time.strftime("%Y-%m-%d_%H.%M.%S", time.localtime(self.job.started))
+        return SessionLabel(
+            job_id=self.job.job_id,
+            time=int(time.time() * 1_000_000),
+            job=f"{self.job.name}.{started}_{self.job.job_id:02d}",
+            job_name=self.job.name,
+            client=socket.gethostname()[:100],
+            fileset=self.job.name,
+            fileset_md5=self.job.fileset_md5,
+            pool=self.job.pool,
+            job_level=self.job.level.value,
+            dialect=dialect(source.pool),
+        )
+
+    def _failed(
+        self, error: MagbayError | OSError, commit: Commit, writer: SessionWriter | None, saver: Saver | None
+    ) -> None:
+        if not isinstance(error, MagbayError):
+            error = MagbayError(f"{error.filename or 'magbay'}: {error.strerror or error}")
+        self.hint, self.exit_status = error.hint, error.status
+        try:
+            self.log.error(error.message)
+            commit.failed(writer, saver, JobStatus.FAILED)
+        except MagbayError as another:
+            # The catalog itself fails: the job stays entered as running, and `recover` will see that it is not.
+            self.log.errors.append(another.message)
+        self._end(JobStatus.FAILED, saver, error.status)
+
+    def _end(self, status: JobStatus, saver: Saver | None, exit_status: ExitStatus) -> None:
+        self.exit_status = ExitStatus.WARNINGS if status is JobStatus.WARNINGS else exit_status
+        count = saver.files if saver else 0
+        size = saver.bytes if saver else 0
+        self.job = replace(self.job, status=status, files=count, bytes=size, finished=int(time.time()))
+
+    def _result(self) -> JobResult:
+        job = self.job
+        return JobResult(
+            job_id=job.job_id,
+            name=job.name,
+            level=job.level,
+            status=job.status,
+            files=job.files,
+            bytes=job.bytes,
+            volumes=tuple(self.volumes),
+            started=job.started,
+            finished=job.finished,
+            exit_status=self.exit_status,
+            warnings=tuple(self.log.warnings),
+            errors=tuple(self.log.errors),
+            hint=self.hint,
+        )
+
+
+def _changed(found: Found, since: int) -> bool:
+    return found.stat.st_mtime >= since or found.stat.st_ctime >= since

@@ -1,0 +1,363 @@
+"""The catalog: volumes, jobs and files in SQLite (`state_dir/catalog.db`).
+
+Several processes may use it at once: every change is one short transaction, begun IMMEDIATE, in WAL mode.
+Batches of file rows of a running job are not synced one by one (`synchronous=NORMAL`); every other commit is
+(`synchronous=FULL`), and the commit that ends a job makes the batches before it durable too, since one WAL
+holds both in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import MagbayError, NotFoundError
+from appliance.host import files
+from appliance.storage.model import (
+    Job,
+    JobStatus,
+    Level,
+    Media,
+    NewJob,
+    Outcome,
+    Stretch,
+    VolumeStatus,
+)
+from appliance.volumes.blocks import SessionIds
+
+SCHEMA_VERSION = 1
+# How long a process waits for another one's transaction, in seconds.
+_PATIENCE = 60
+
+_SCHEMA = (
+    """CREATE TABLE Media(MediaId INTEGER PRIMARY KEY, VolumeName TEXT NOT NULL UNIQUE, Magazine TEXT NOT NULL,
+       Identity TEXT NOT NULL, Pool TEXT NOT NULL, VolBytes INTEGER NOT NULL, VolStatus TEXT NOT NULL,
+       FirstWritten INTEGER NOT NULL DEFAULT 0, LastWritten INTEGER NOT NULL DEFAULT 0)""",
+    # AUTOINCREMENT: an id is not used again even when rows are deleted (reference volume-format.md, 4.4).
+    """CREATE TABLE Session(VolSessionId INTEGER PRIMARY KEY AUTOINCREMENT, VolSessionTime INTEGER NOT NULL)""",
+    """CREATE TABLE Job(JobId INTEGER PRIMARY KEY AUTOINCREMENT, Name TEXT NOT NULL, Level TEXT NOT NULL,
+       JobStatus TEXT NOT NULL, Pool TEXT NOT NULL, FileSet TEXT NOT NULL, FileSetMD5 TEXT NOT NULL, BaseJobId INTEGER,
+       VolSessionId INTEGER NOT NULL, VolSessionTime INTEGER NOT NULL, Started INTEGER NOT NULL,
+       Finished INTEGER NOT NULL DEFAULT 0, JobFiles INTEGER NOT NULL DEFAULT 0,
+       ReadBytes INTEGER NOT NULL DEFAULT 0, JobBytes INTEGER NOT NULL DEFAULT 0,
+       JobErrors INTEGER NOT NULL DEFAULT 0, Warnings INTEGER NOT NULL DEFAULT 0)""",
+    """CREATE TABLE JobMedia(JobMediaId INTEGER PRIMARY KEY, JobId INTEGER NOT NULL, MediaId INTEGER NOT NULL,
+       FirstIndex INTEGER NOT NULL, LastIndex INTEGER NOT NULL, StartAddress INTEGER NOT NULL,
+       EndAddress INTEGER NOT NULL)""",
+    "CREATE INDEX JobMediaJob ON JobMedia(JobId)",
+    "CREATE INDEX JobMediaMedia ON JobMedia(MediaId)",
+    # Names are bytes, as the file system has them; a directory has the empty name in its own path, as in Bacula.
+    "CREATE TABLE Path(PathId INTEGER PRIMARY KEY, Path BLOB NOT NULL UNIQUE)",
+    """CREATE TABLE File(JobId INTEGER NOT NULL, FileIndex INTEGER NOT NULL, PathId INTEGER NOT NULL,
+       Name BLOB NOT NULL, Type INTEGER NOT NULL, LStat TEXT NOT NULL, Digest TEXT NOT NULL,
+       PRIMARY KEY(JobId, FileIndex)) WITHOUT ROWID""",
+    """CREATE TABLE Log(LogId INTEGER PRIMARY KEY, JobId INTEGER NOT NULL, Time INTEGER NOT NULL,
+       Kind TEXT NOT NULL, Text TEXT NOT NULL)""",
+    "CREATE INDEX LogJob ON Log(JobId)",
+)
+
+_MEDIA = "MediaId, VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus, FirstWritten, LastWritten"
+_JOB = (
+    "JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, VolSessionTime, Started, "
+    "Finished, JobFiles, ReadBytes, JobBytes, JobErrors, Warnings"
+)
+
+
+class CatalogError(MagbayError):
+    """The catalog cannot be read or written."""
+
+
+class Catalog:
+    """An open catalog; one thread uses it. Every method raises `CatalogError` when SQLite cannot go on."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / "catalog.db"
+        self._alive_dir = state_dir / "running"
+        self._alive: dict[int, int] = {}
+        try:
+            self._alive_dir.mkdir(parents=True, exist_ok=True)
+            # Only one process at a time turns on WAL and makes the tables.
+            with files.locked(state_dir / "catalog.lock"):
+                self._db = self._open()
+        except OSError as error:
+            raise CatalogError(
+                f"{state_dir}: the catalog cannot be opened: {error.strerror}", hint="Look at the setting state_dir."
+            ) from None
+
+    def _open(self) -> sqlite3.Connection:
+        with self.declared():
+            db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                db.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                db.execute("COMMIT")
+                self.path.chmod(0o640)
+                files.adopt(self.path, self.path.parent)
+            elif version != SCHEMA_VERSION:
+                raise CatalogError(
+                    f"{self.path}: catalog of version {version}, this magbay knows version {SCHEMA_VERSION}",
+                    hint="Use the magbay that wrote it, or a newer one.",
+                )
+            return db
+
+    def close(self) -> None:
+        """Close the connection; locks of jobs that never ended are freed."""
+        for descriptor in self._alive.values():
+            os.close(descriptor)
+        self._alive.clear()
+        self._db.close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def declared(self) -> Iterator[None]:
+        """Turn SQLite's errors into `CatalogError`."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise CatalogError(f"{self.path}: {error}", hint=_advice(error)) from None
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One change, all or nothing; *durable*: on the disk when the block is left."""
+        with self.declared():
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+        """The rows of a query, one by one."""
+        with self.declared():
+            yield from self._db.execute(query, values)
+
+    def change(self, statement: str, values: Sequence[Any] = (), *, durable: bool = True) -> None:
+        """One statement as a transaction of its own."""
+        with self.transaction(durable=durable) as db:
+            db.execute(statement, values)
+
+    # -- sessions and jobs ------------------------------------------------------------------------------------
+
+    def new_session(self) -> SessionIds:
+        """A pair (VolSessionId, VolSessionTime) that no other session has or will have."""
+        with self.transaction() as db:
+            return _new_session(db)
+
+    def start_job(self, new: NewJob) -> Job:
+        """Enter a running job. It counts as alive until this process ends or calls `finish_job`."""
+        with self.transaction() as db:
+            ids = _new_session(db)
+            values = (new.name, new.level.value, JobStatus.RUNNING.value, new.pool, new.fileset, new.fileset_md5)
+            cursor = db.execute(
+                "INSERT INTO Job(Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, "
+                "VolSessionTime, Started) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, new.base, ids.session_id, ids.session_time, int(time.time())),
+            )
+            job_id = int(cursor.lastrowid or 0)
+            # Inside the transaction, so that `recover` of another process never sees the row without the lock.
+            descriptor = os.open(self._alive_dir / str(job_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._alive[job_id] = descriptor
+        return self.job(job_id)
+
+    def finish_job(self, job_id: int, outcome: Outcome, stretches: Sequence[Stretch], media: Sequence[Media]) -> None:
+        """In one durable transaction: where the job is, how far its volumes go, and how it ended."""
+        with self.transaction() as db:
+            write_stretches(db, job_id, stretches)
+            for volume in media:
+                write_media(db, volume)
+            db.execute("DELETE FROM JobMedia WHERE JobId=? AND FirstIndex=0", (job_id,))
+            db.execute(
+                "UPDATE Job SET JobStatus=?, Finished=?, JobFiles=?, ReadBytes=?, JobBytes=?, JobErrors=?, Warnings=? "
+                "WHERE JobId=?",
+                (
+                    outcome.status.value, int(time.time()), outcome.files, outcome.bytes, outcome.job_bytes,
+                    outcome.errors, outcome.warnings, job_id,
+                ),
+            )  # fmt: skip
+        self._not_alive(job_id)
+
+    def _not_alive(self, job_id: int) -> None:
+        with contextlib.suppress(OSError):
+            (self._alive_dir / str(job_id)).unlink()
+        descriptor = self._alive.pop(job_id, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def recover(self) -> list[Job]:
+        """Jobs that were running in a process that is gone are entered as failed; gives them."""
+        lost = []
+        with self.transaction() as db:
+            for job in self.jobs(status=JobStatus.RUNNING):
+                if job.job_id not in self._alive and self._process_is_gone(job.job_id):
+                    lost.append(job)
+            for job in lost:
+                text = "The process of this job ended before the job did: nothing of it counts as saved."
+                db.execute(
+                    "UPDATE Job SET JobStatus=?, Finished=?, JobErrors=1 WHERE JobId=?",
+                    (JobStatus.FAILED.value, int(time.time()), job.job_id),
+                )
+                db.execute(
+                    "INSERT INTO Log(JobId, Time, Kind, Text) VALUES(?, ?, 'error', ?)",
+                    (job.job_id, int(time.time()), text),
+                )
+        for job in lost:
+            self._not_alive(job.job_id)
+        return lost
+
+    def _process_is_gone(self, job_id: int) -> bool:
+        try:
+            descriptor = os.open(self._alive_dir / str(job_id), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def job(self, job_id: int) -> Job:
+        """The job. Raises `NotFoundError`."""
+        for row in self.rows(f"SELECT {_JOB} FROM Job WHERE JobId=?", (job_id,)):  # noqa: S608
+            return _job(row)
+        raise NotFoundError(f"there is no job {job_id}", hint="'magbay jobs' lists them.")
+
+    def jobs(
+        self, *, name: str | None = None, status: JobStatus | None = None, fileset_md5: str | None = None
+    ) -> list[Job]:
+        """Jobs, newest first."""
+        query = (
+            f"SELECT {_JOB} FROM Job WHERE (?1 IS NULL OR Name=?1) AND (?2 IS NULL OR JobStatus=?2) "  # noqa: S608
+            "AND (?3 IS NULL OR FileSetMD5=?3) ORDER BY JobId DESC"
+        )
+        return [_job(row) for row in self.rows(query, (name, status.value if status else None, fileset_md5))]
+
+    def log(self, job_id: int, kind: str, text: str) -> None:
+        """Keep a line of the job's log; *kind*: info, warning, error."""
+        line = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        self.change(
+            "INSERT INTO Log(JobId, Time, Kind, Text) VALUES(?, ?, ?, ?)",
+            (job_id, int(time.time()), kind, line),
+            durable=False,
+        )
+
+    def log_lines(self, job_id: int) -> list[tuple[int, str, str]]:
+        """The job's log: time (Unix seconds), kind, text."""
+        return list(self.rows("SELECT Time, Kind, Text FROM Log WHERE JobId=? ORDER BY LogId", (job_id,)))
+
+    # -- volumes ----------------------------------------------------------------------------------------------
+
+    def add_media(self, name: str, magazine: str, identity: str, pool: str, size: int) -> Media:
+        """Enter a freshly labelled volume."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO Media(VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus) VALUES(?, ?, ?, ?, ?, ?)",
+                (name, magazine, identity, pool, size, VolumeStatus.APPEND.value),
+            )
+        return self.media(name=name)[0]
+
+    def media(self, *, name: str | None = None, pool: str | None = None, media_id: int | None = None) -> list[Media]:
+        """Volumes, by name."""
+        query = (
+            f"SELECT {_MEDIA} FROM Media WHERE (?1 IS NULL OR VolumeName=?1) AND (?2 IS NULL OR Pool=?2) "  # noqa: S608
+            "AND (?3 IS NULL OR MediaId=?3) ORDER BY VolumeName"
+        )
+        return [_media(row) for row in self.rows(query, (name, pool, media_id))]
+
+    def update_media(self, media: Media) -> None:
+        """Store the volume's size, status and times."""
+        with self.transaction() as db:
+            write_media(db, media)
+
+    def touch_media(self, job_id: int, media: Media) -> None:
+        """Note that the job begins to write on the volume: the evidence for `recovery` after a crash."""
+        self.change("INSERT INTO JobMedia VALUES(NULL, ?, ?, 0, 0, 0, 0)", (job_id, media.media_id))
+
+    def leave_media(self, job_id: int, media: Media, stretches: Sequence[Stretch]) -> None:
+        """The job goes on with another volume: keep what is on this one."""
+        with self.transaction() as db:
+            write_stretches(db, job_id, stretches)
+            write_media(db, media)
+
+    def stretches(self, job_id: int) -> list[Stretch]:
+        """Where the job is, in order of writing."""
+        query = (
+            "SELECT MediaId, FirstIndex, LastIndex, StartAddress, EndAddress FROM JobMedia "
+            "WHERE JobId=? AND FirstIndex>0 ORDER BY JobMediaId"
+        )
+        return [Stretch(*row) for row in self.rows(query, (job_id,))]
+
+    def failed_sessions(self, media: Media) -> set[SessionIds]:
+        """Sessions of jobs that began to write on the volume and did not end well."""
+        query = (
+            "SELECT DISTINCT VolSessionId, VolSessionTime FROM Job JOIN JobMedia USING(JobId) "
+            "WHERE MediaId=? AND JobStatus IN (?, ?)"
+        )
+        bad = (JobStatus.FAILED.value, JobStatus.CANCELLED.value)
+        return {SessionIds(row[0], row[1]) for row in self.rows(query, (media.media_id, *bad))}
+
+
+def write_stretches(db: sqlite3.Connection, job_id: int, stretches: Sequence[Stretch]) -> None:
+    """Insert JobMedia rows, inside a transaction."""
+    db.executemany(
+        "INSERT INTO JobMedia VALUES(NULL, ?, ?, ?, ?, ?, ?)",
+        [(job_id, s.media_id, s.first_index, s.last_index, s.start, s.end) for s in stretches],
+    )
+
+
+def write_media(db: sqlite3.Connection, media: Media) -> None:
+    """Update a Media row, inside a transaction."""
+    db.execute(
+        "UPDATE Media SET VolBytes=?, VolStatus=?, FirstWritten=?, LastWritten=? WHERE MediaId=?",
+        (media.bytes, media.status.value, media.first_written, media.last_written, media.media_id),
+    )
+
+
+def _new_session(db: sqlite3.Connection) -> SessionIds:
+    now = int(time.time())
+    cursor = db.execute("INSERT INTO Session(VolSessionTime) VALUES(?)", (now,))
+    return SessionIds(int(cursor.lastrowid or 0), now)
+
+
+def _media(row: Sequence[Any]) -> Media:
+    media_id, name, magazine, identity, pool, size, status, first_written, last_written = row
+    return Media(media_id, name, magazine, identity, pool, size, VolumeStatus(status), first_written, last_written)
+
+
+def _job(row: Sequence[Any]) -> Job:
+    return Job(row[0], row[1], Level(row[2]), JobStatus(row[3]), *row[4:])
+
+
+def _advice(error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorname", "")
+    if code.startswith("SQLITE_FULL"):
+        return "Free some space on the file system of state_dir and try again."
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return "Another magbay holds it for long; try again when that one is done."
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return "The catalog is damaged: put a copy back, or move it away; 'magbay volume extract' needs none."
+    if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return "Run as the user who owns state_dir."
+    return "Look at the file system of state_dir."

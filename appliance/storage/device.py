@@ -1,0 +1,177 @@
+"""A file volume open for appending: whole blocks at its end, synced while the job runs.
+
+A writer holds an exclusive flock on the volume's file; the kernel frees it when the process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+from appliance.errors import MagbayError
+from appliance.host import files
+
+# Data wait at most so long, or up to so many bytes, before they are sent to the disk: a pulled disk shows at once.
+SYNC_SECONDS = 2.0
+SYNC_BYTES = 64 << 20
+
+_LOST = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EROFS, errno.ESTALE, errno.ESHUTDOWN, errno.EBADFD})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class MagazineLostError(MagbayError):
+    """The disk went away, or does not take data any more, while it was being written."""
+
+
+class VolumeFullError(MagbayError):
+    """A block does not fit: the volume ends before it. *magazine_full*: nor does it fit elsewhere on that magazine."""
+
+    def __init__(self, message: str, *, magazine_full: bool) -> None:
+        super().__init__(message, hint="Plug in another magazine, or make room on this one.")
+        self.magazine_full = magazine_full
+
+
+class VolumeBusyError(MagbayError):
+    """Another process is writing to the volume."""
+
+
+class FileVolume:
+    """Appends blocks to the volume *name* of *magazine*. *end* is the address (bytes) of the next block."""
+
+    def __init__(self, descriptor: int, path: Path, magazine: str, end: int) -> None:
+        self.path = path
+        self.name = path.name
+        self.magazine = magazine
+        self.end = end
+        self._fd = descriptor
+        self._unsynced = 0
+        self._due = threading.Event()
+        self._stopping = False
+        self._trouble: OSError | None = None
+        self._syncer: threading.Thread | None = None
+
+    @classmethod
+    def create(cls, path: Path, magazine: str, label: bytes) -> FileVolume:
+        """Make a new volume: label block written and synced, name in the directory synced.
+
+        Raises `FileExistsError`, `VolumeFullError`, `MagazineLostError`; then no file is left.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        volume = cls(descriptor, path, magazine, 0)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.fchmod(descriptor, 0o640)
+            files.adopt(descriptor, path.parent)
+            volume.append(memoryview(label))
+            volume.sync()
+            files.sync_directory(path.parent)
+        except BaseException as error:
+            volume.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+            if isinstance(error, OSError):
+                raise volume.declared(error) from None
+            raise
+        return volume
+
+    @classmethod
+    def open(cls, path: Path, magazine: str) -> FileVolume:
+        """Open and lock an existing volume; *end* is the length of its file. Raises `VolumeBusyError`, `OSError`."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise VolumeBusyError(f"volume {path.name} of magazine {magazine} is in use by another job") from None
+        return cls(descriptor, path, magazine, os.fstat(descriptor).st_size)
+
+    def append(self, block: memoryview) -> int:
+        """Write one block at the end; gives its address.
+
+        Raises `VolumeFullError` when it does not fit (the file is cut back to the block border), `MagazineLostError`.
+        """
+        if self._trouble:
+            raise self.declared(self._trouble)
+        address = self.end
+        done = 0
+        try:
+            while done < len(block):
+                done += os.pwrite(self._fd, block[done:] if done else block, address + done)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, address)
+            raise self.declared(error) from None
+        self.end += done
+        self._unsynced += done
+        if self._unsynced >= SYNC_BYTES:
+            self._due.set()
+        return address
+
+    def start_syncing(self) -> None:
+        """Let a thread of its own send the data to the disk, so that writing does not stall."""
+        self._syncer = threading.Thread(target=self._keep_synced, name=f"sync {self.name}", daemon=True)
+        self._syncer.start()
+
+    def _keep_synced(self) -> None:
+        while not self._stopping:
+            self._due.wait(SYNC_SECONDS)
+            self._due.clear()
+            if self._unsynced and not self._stopping:
+                self._unsynced = 0
+                try:
+                    os.fdatasync(self._fd)
+                except OSError as error:
+                    self._trouble = error
+                    return
+
+    def sync(self) -> None:
+        """Return when everything appended is on the disk. Raises `MagazineLostError` or another `MagbayError`."""
+        self._stop()
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._trouble = self._trouble or error
+        if self._trouble:
+            raise self.declared(self._trouble)
+
+    def cut(self, end: int) -> None:
+        """Cut the volume back to the address *end*. Raises `MagbayError`."""
+        try:
+            os.ftruncate(self._fd, end)
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self.declared(error) from None
+        self.end = end
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._due.set()
+        if self._syncer:
+            self._syncer.join()
+            self._syncer = None
+
+    def close(self) -> None:
+        """Free the lock; nothing more is synced."""
+        self._stop()
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
+    def declared(self, error: OSError) -> MagbayError:
+        """The declared error for what the system said about this volume."""
+        where = f"volume {self.name} on magazine {self.magazine}"
+        if error.errno in _LOST:
+            return MagazineLostError(
+                f"magazine {self.magazine} was lost while volume {self.name} was being written: {error.strerror}",
+                hint="Plug the disk in again and run the job again; what was saved before is still readable.",
+            )
+        if error.errno in _NO_ROOM:
+            return VolumeFullError(f"magazine {self.magazine} is full (volume {self.name})", magazine_full=True)
+        if error.errno == errno.EFBIG:
+            return VolumeFullError(f"{where} cannot grow any more: {error.strerror}", magazine_full=False)
+        return MagbayError(f"{where}: {error.strerror}", hint="Look at the disk and at the rights on its files.")

@@ -1,0 +1,53 @@
+"""The log of one job: kept in the catalog, told to the caller (the journal), counted for the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from appliance.storage.catalog import Catalog
+
+LogCallback = Callable[[str, dict[str, str]], None]
+"""Takes a line and its journal fields (JOB, MAGAZINE, VOLUME)."""
+
+# Warnings beyond these are counted and told, but not kept in memory.
+_MOST_KEPT = 1000
+
+
+class JobLog:
+    """Lines of one job; *warnings* and *errors* hold the first thousand of each."""
+
+    def __init__(self, catalog: Catalog, job_id: int, callback: LogCallback) -> None:
+        self.warnings: list[str] = []
+        self.errors: list[str] = []
+        self.warning_count = 0
+        self.error_count = 0
+        self._catalog = catalog
+        self._job_id = job_id
+        self._callback = callback
+
+    def info(self, text: str, **fields: str) -> None:
+        """Something that is as it should be."""
+        self._tell("info", text, fields)
+
+    def warning(self, text: str, **fields: str) -> None:
+        """Something was left out or changed; the job goes on."""
+        self.warning_count += 1
+        _keep(self.warnings, text)
+        self._tell("warning", text, fields)
+
+    def error(self, text: str, **fields: str) -> None:
+        """The reason why the job fails."""
+        self.error_count += 1
+        _keep(self.errors, text)
+        self._tell("error", text, fields)
+
+    def _tell(self, kind: str, text: str, fields: dict[str, str]) -> None:
+        self._callback(text, {"JOB": str(self._job_id)} | fields)
+        self._catalog.log(self._job_id, kind, text)
+
+
+def _keep(lines: list[str], text: str) -> None:
+    if len(lines) < _MOST_KEPT:
+        lines.append(text)
+    elif len(lines) == _MOST_KEPT:
+        lines.append("… and more: 'magbay job show' has them all")

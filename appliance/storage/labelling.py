@@ -1,0 +1,47 @@
+"""Creating volumes ahead of their use."""
+
+from __future__ import annotations
+
+from appliance.config.schema import Config
+from appliance.errors import AwayError, MagbayError, PermissionDeniedError
+from appliance.magazines import attached
+from appliance.magazines.attached import Magazine
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import Media
+from appliance.storage.pools import label_new, pool_config, reachable
+
+
+def create(config: Config, *, magazine: str | None, pool: str, count: int) -> list[Media]:
+    """Label *count* new volumes of *pool* on *magazine* (None: the first that can be written).
+
+    Each is synced before its catalog row is. Raises `NotFoundError`, `AwayError`, `VolumeFullError`.
+    """
+    pool_config(config, pool)
+    attached.create_directories(config)
+    place = _named(config, magazine) if magazine else _first(config)
+    made = []
+    with Catalog(config.state_dir) as catalog:
+        for _ in range(count):
+            opened = label_new(catalog, config, place, pool, catalog.new_session())
+            opened.device.close()
+            made.append(opened.media)
+    return made
+
+
+def _named(config: Config, name: str) -> Magazine:
+    magazine = attached.find(config, name)
+    if not reachable(magazine):
+        raise AwayError(f"magazine {name} is not mounted", hint="Plug its disk in and try again.")
+    if not magazine.writable:
+        raise PermissionDeniedError(f"magazine {name} cannot be written", hint=f"Look at the rights on {magazine.path}.")
+    return magazine
+
+
+def _first(config: Config) -> Magazine:
+    known = attached.known(config)
+    for magazine in known:
+        if magazine.writable and reachable(magazine):
+            return magazine
+    if not known:
+        raise MagbayError("there is no magazine", hint="Name one under 'magazines', or run 'magbay prepare'.")
+    raise AwayError("no magazine that can be written is here", hint=f"Plug in {' or '.join(m.name for m in known)}.")

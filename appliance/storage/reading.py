@@ -1,0 +1,179 @@
+"""Reading the data of files: large buffers, digested in a thread of their own while the caller writes them.
+
+A buffer is read once and never copied here: the digest and the writer look at the same bytes. Small files are
+digested by the caller, since handing them to another thread would cost more than the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+# Source: volume format, 7.1 and 7.2.
+CHUNK = 65536
+OFFSET = 8
+SPARSE_CHUNK = CHUNK - OFFSET
+_CHUNKS = 16
+BUFFER = _CHUNKS * CHUNK
+_RING = 4
+_HOLE = bytes(CHUNK)
+
+
+class Hash(Protocol):
+    """What hashlib gives."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take more bytes."""
+
+    def digest(self) -> bytes:
+        """The digest of all bytes so far."""
+
+
+def new_hash(algorithm: str) -> Hash:
+    """A hash of `hashlib`'s name *algorithm*, for finding damage, not for secrets."""
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+class Reader:
+    """Gives the data of one file after the other in pieces of at most `CHUNK` bytes. Close it at the end."""
+
+    def __init__(self) -> None:
+        self._buffers = [memoryview(bytearray(BUFFER)) for _ in range(_RING)]
+        self._busy: list[Future[None] | None] = [None] * _RING
+        self._turn = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="digest")
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown()
+
+    def plain(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
+        """The first *size* bytes of the file; fewer when it ends before. A piece is valid until the next one is taken,
+        but those of a file that fits one buffer stay valid until the next file.
+
+        When the iterator is exhausted *digest* has seen all of them. Raises `OSError`.
+        """
+        if size <= BUFFER:
+            piece = self._buffers[0][:size]
+            self._settle(0)
+            got = _fill(descriptor, piece, 0)
+            if digest and got:
+                digest.update(piece[:got])
+            yield from _cut(piece[:got])
+            return
+        try:
+            yield from self._large(descriptor, size, digest)
+        finally:
+            self._settle_all()
+
+    def _large(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
+        done = 0
+        while done < size:
+            buffer = self._next_buffer()
+            got = _fill(descriptor, buffer[: min(BUFFER, size - done)], done)
+            if got == 0:
+                return
+            done += got
+            self._digest(digest, [buffer[:got]])
+            yield from _cut(buffer[:got])
+
+    def sparse(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
+        """Pieces of the file's data, each behind its u64 offset; holes are left out, but not the file's last bytes.
+
+        *digest* sees the data without offsets. Raises `OSError`.
+        """
+        try:
+            for start, end in _stretches(descriptor, size):
+                done = start
+                while done < end:
+                    pieces = self._offset_pieces(descriptor, done, end)
+                    if not pieces:
+                        return
+                    done += sum(len(piece) - OFFSET for piece in pieces)
+                    self._digest(digest, [piece[OFFSET:] for piece in pieces])
+                    yield from pieces
+        finally:
+            self._settle_all()
+
+    def _offset_pieces(self, descriptor: int, start: int, end: int) -> list[memoryview]:
+        """The next bufferful between two addresses of the file; empty when the file ends before *start*."""
+        buffer = self._next_buffer()
+        pieces = []
+        for at in range(0, BUFFER, CHUNK):
+            wanted = min(SPARSE_CHUNK, end - start)
+            struct.pack_into(">Q", buffer, at, start)
+            got = _fill(descriptor, buffer[at + OFFSET : at + OFFSET + wanted], start)
+            if got:
+                pieces.append(buffer[at : at + OFFSET + got])
+            start += got
+            if got < wanted or start >= end:
+                break
+        return pieces
+
+    def _next_buffer(self) -> memoryview:
+        self._turn = (self._turn + 1) % _RING
+        self._settle(self._turn)
+        return self._buffers[self._turn]
+
+    def _digest(self, digest: Hash | None, views: list[memoryview]) -> None:
+        if digest:
+            self._busy[self._turn] = self._pool.submit(_update, digest, views)
+
+    def _settle(self, turn: int) -> None:
+        future = self._busy[turn]
+        if future:
+            future.result()
+            self._busy[turn] = None
+
+    def _settle_all(self) -> None:
+        for turn in range(_RING):
+            self._settle(turn)
+
+
+def zeros(count: int) -> Iterator[memoryview]:
+    """*count* zero bytes in pieces."""
+    while count > 0:
+        piece = memoryview(_HOLE)[: min(count, CHUNK)]
+        count -= len(piece)
+        yield piece
+
+
+def _update(digest: Hash, views: list[memoryview]) -> None:
+    for view in views:
+        digest.update(view)
+
+
+def _fill(descriptor: int, view: memoryview, offset: int) -> int:
+    """Read into *view* until it is full or the file ends; gives the bytes read."""
+    done = 0
+    while done < len(view):
+        got = os.preadv(descriptor, [view[done:]], offset + done)
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+def _cut(view: memoryview) -> Iterator[memoryview]:
+    for at in range(0, len(view), CHUNK):
+        yield view[at : at + CHUNK]
+
+
+def _stretches(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each stretch of data below *size*; the last byte always belongs to one."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole up to the end
+            start = size
+        start = min(start, size)
+        if start >= size:
+            yield size - 1, size
+            return
+        at = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        yield start, at

@@ -1,0 +1,85 @@
+"""File rows of the catalog: written in batches while a job runs, read again for restore and verify."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import SavedFile
+
+# Rows of one transaction: large enough to cost nothing, small enough that other jobs hardly wait.
+_BATCH = 2000
+# Directory ids kept at hand; walking stays in one neighbourhood, so a small memory does.
+_PATHS = 10_000
+
+Row = tuple[int, int, int, bytes, int, str, str]
+
+
+class FileWriter:
+    """Takes the file rows of one job. Memory is bounded by the batch."""
+
+    def __init__(self, catalog: Catalog, job_id: int) -> None:
+        self._catalog = catalog
+        self._job_id = job_id
+        self._waiting: list[SavedFile] = []
+        self._paths: dict[bytes, int] = {}
+
+    def add(self, file_index: int, kind: int, path: bytes, lstat: str, digest: str) -> None:
+        """Enter one saved thing. Raises `CatalogError`."""
+        self._waiting.append(SavedFile(self._job_id, file_index, kind, path, lstat, digest))
+        if len(self._waiting) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the waiting rows (durable with the next durable commit)."""
+        if not self._waiting:
+            return
+        with self._catalog.transaction(durable=False) as db:
+            rows = []
+            for saved in self._waiting:
+                cut = saved.path.rfind(b"/") + 1
+                path_id = self._path_id(db, saved.path[:cut])
+                row = (saved.job_id, saved.file_index, path_id, saved.path[cut:], saved.type, saved.lstat, saved.digest)
+                rows.append(row)
+            db.executemany("INSERT INTO File VALUES(?, ?, ?, ?, ?, ?, ?)", rows)
+        self._waiting.clear()
+
+    def _path_id(self, db: sqlite3.Connection, path: bytes) -> int:
+        known = self._paths.get(path)
+        if known is None:
+            db.execute("INSERT OR IGNORE INTO Path(Path) VALUES(?)", (path,))
+            (known,) = db.execute("SELECT PathId FROM Path WHERE Path=?", (path,)).fetchone()
+            if len(self._paths) >= _PATHS:
+                self._paths.clear()
+            self._paths[path] = int(known)
+        return int(known)
+
+
+def of_job(catalog: Catalog, job_id: int) -> Iterator[SavedFile]:
+    """The files of one job, by FileIndex."""
+    query = (
+        "SELECT FileIndex, Type, Path, Name, LStat, Digest FROM File JOIN Path USING(PathId) "
+        "WHERE JobId=? ORDER BY FileIndex"
+    )
+    for index, kind, path, name, lstat, digest in catalog.rows(query, (job_id,)):
+        yield SavedFile(job_id, index, kind, path + name, lstat, digest)
+
+
+def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:
+    """Of every path in the jobs of *chain* the version of the newest job, by job and FileIndex."""
+    marks = ", ".join("?" * len(chain))
+    query = (
+        "SELECT f.JobId, f.FileIndex, f.Type, p.Path, f.Name, f.LStat, f.Digest "  # noqa: S608 - question marks only
+        "FROM File f JOIN Path p USING(PathId) "
+        f"JOIN (SELECT PathId, Name, max(JobId) AS Newest FROM File WHERE JobId IN ({marks}) GROUP BY PathId, Name) n "
+        "ON n.PathId=f.PathId AND n.Name=f.Name AND n.Newest=f.JobId ORDER BY f.JobId, f.FileIndex"
+    )
+    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, chain):
+        yield SavedFile(job_id, index, kind, path + name, lstat, digest)
+
+
+def text(path: bytes) -> str:
+    """A stored path for messages and JSON (odd bytes become lone surrogates)."""
+    return os.fsdecode(path)

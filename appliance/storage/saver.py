@@ -1,0 +1,265 @@
+"""Saving one thing: its attributes, data, ACL, extended attributes and digest as records, and its catalog row."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat as modes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from appliance.config.schema import Signature
+from appliance.storage import extras
+from appliance.storage.joblog import JobLog
+from appliance.storage.reading import BUFFER, OFFSET, Hash, Reader, new_hash, zeros
+from appliance.storage.saved_files import FileWriter, text
+from appliance.storage.walk import Found
+from appliance.volumes.attributes import FileType, pack_attributes
+from appliance.volumes.stat64 import EncodedStat
+from appliance.volumes.streams import DIGEST_STREAMS, Stream
+from appliance.volumes.writer import SessionWriter
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_LINKABLE = (modes.S_IFREG, modes.S_IFIFO, modes.S_IFCHR, modes.S_IFBLK)
+
+
+class Cancelled(Exception):
+    """The caller wants the job to end."""
+
+
+@dataclass
+class _Link:
+    """The first saved name of an inode with several."""
+
+    file_index: int
+    path: bytes
+    digest: bytes
+    names_left: int
+
+
+class Saver:
+    """Writes what the walk finds into one session. *advance* is told of every piece of file data (bytes)."""
+
+    def __init__(
+        self,
+        writer: SessionWriter,
+        rows: FileWriter,
+        log: JobLog,
+        signature: Signature,
+        advance: Callable[[int], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.files = 0
+        self.bytes = 0
+        self._writer = writer
+        self._rows = rows
+        self._log = log
+        self._algorithm = None if signature is Signature.NONE else signature.value
+        self._advance = advance
+        self._cancelled = cancelled
+        self._reader = Reader()
+        # Only names that are still to come are kept, so memory does not grow with the tree.
+        self._links: dict[tuple[int, int], _Link] = {}
+
+    def close(self) -> None:
+        """Free the reader's thread."""
+        self._reader.close()
+
+    def save(self, found: Found) -> None:
+        """Save one thing; what cannot be read becomes a warning. Raises what the volume raises, and `Cancelled`."""
+        if self._cancelled():
+            raise Cancelled
+        status = found.stat
+        kind = modes.S_IFMT(status.st_mode)
+        if kind == modes.S_IFSOCK:
+            return
+        if status.st_nlink > 1 and kind in _LINKABLE and self._link(found):
+            return
+        try:
+            self._save_as(kind, found)
+        except OSError as error:
+            self.trouble(found.path, error)
+
+    def trouble(self, path: bytes, error: OSError) -> None:
+        """Warn that *path* is not saved."""
+        self._log.warning(f"{text(path)} is not saved: {error.strerror or error}")
+
+    def _save_as(self, kind: int, found: Found) -> None:
+        if kind == modes.S_IFREG:
+            self._regular(found)
+        elif kind == modes.S_IFDIR:
+            name = found.path if found.path.endswith(b"/") else found.path + b"/"
+            more = extras.records(found.descriptor) if found.descriptor >= 0 else []
+            self._plain(found, FileType.DIRECTORY, name, more)
+        elif kind == modes.S_IFLNK:
+            target = os.readlink(found.name, dir_fd=_dir_fd(found))
+            self._plain(found, FileType.SYMLINK, found.path, self._extras_of(found), target)
+        else:
+            index = self._plain(found, FileType.SPECIAL, found.path, self._extras_of(found))
+            self._remember(found.stat, index, found.path, b"")
+
+    def _extras_of(self, found: Found) -> list[tuple[Stream, bytes]]:
+        place = found.name if found.parent < 0 else b"/proc/self/fd/%d/%s" % (found.parent, found.name)
+        return extras.records(place, follow=False)
+
+    def _plain(
+        self, found: Found, kind: FileType, name: bytes, more: list[tuple[Stream, bytes]], link: bytes = b""
+    ) -> int:
+        index = self._begin(kind, name, EncodedStat.of(found.stat), link)
+        self._write_extras(index, more)
+        return index
+
+    def _begin(self, kind: FileType, name: bytes, stat: EncodedStat, link: bytes = b"", digest: bytes = b"") -> int:
+        """Attributes record and, unless the digest is still to come, the catalog row."""
+        index = self.files + 1
+        data = pack_attributes(index, kind, name, stat, link)
+        self._writer.write_record(index, Stream.UNIX_ATTRIBUTES, data)
+        self.files = index
+        if kind is not FileType.REGULAR and kind is not FileType.EMPTY:
+            self._row(index, kind, name, stat, digest)
+        return index
+
+    def _row(self, index: int, kind: FileType, name: bytes, stat: EncodedStat, digest: bytes) -> None:
+        encoded = base64.b64encode(digest).rstrip(b"=").decode("ascii")
+        self._rows.add(index, kind, name, stat.pack().decode("ascii"), encoded)
+
+    def _write_extras(self, index: int, more: list[tuple[Stream, bytes]]) -> None:
+        for stream, data in more:
+            self._writer.write_record(index, stream, data)
+
+    def _write_digest(self, index: int, digest: bytes) -> None:
+        if digest and self._algorithm:
+            self._writer.write_record(index, DIGEST_STREAMS[self._algorithm], digest)
+
+    # -- hard links -------------------------------------------------------------------------------------------
+
+    def _link(self, found: Found) -> bool:
+        """Save another name of an inode that was saved before; False when it is the first."""
+        key = (found.stat.st_dev, found.stat.st_ino)
+        first = self._links.get(key)
+        if first is None:
+            return False
+        try:
+            more = self._extras_of(found)
+        except OSError as error:
+            self._log.warning(f"{text(found.path)}: its extended attributes are not saved: {error.strerror}")
+            more = []
+        stat = EncodedStat.of(found.stat, link_fi=first.file_index)
+        index = self._begin(FileType.HARD_LINK, found.path, stat, first.path, first.digest)
+        self._write_extras(index, more)
+        self._write_digest(index, first.digest)
+        first.names_left -= 1
+        if first.names_left <= 0:
+            del self._links[key]
+        return True
+
+    def _remember(self, status: os.stat_result, index: int, path: bytes, digest: bytes) -> None:
+        if status.st_nlink > 1:
+            self._links[status.st_dev, status.st_ino] = _Link(index, path, digest, status.st_nlink - 1)
+
+    # -- regular files ----------------------------------------------------------------------------------------
+
+    def _regular(self, found: Found) -> None:
+        descriptor = _open(found)
+        try:
+            status = os.fstat(descriptor)
+            if not modes.S_ISREG(status.st_mode):
+                raise OSError(0, "it is another thing now than when it was found")
+            more = extras.records(descriptor)
+            digest = self._read_and_write(found, descriptor, status, more)
+            self._remember(status, self.files, found.path, digest)
+            self._warn_if_changed(found, status, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def _read_and_write(
+        self, found: Found, descriptor: int, status: os.stat_result, more: list[tuple[Stream, bytes]]
+    ) -> bytes:
+        digest = new_hash(self._algorithm) if self._algorithm else None
+        size = status.st_size
+        if _has_holes(status):
+            pieces = self._reader.sparse(descriptor, size, digest)
+            return self._write(found, status, more, pieces, digest, sparse=True)
+        if size > BUFFER:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            os.pread(descriptor, 1, 0)  # a file that cannot be read at all leaves no record
+            pieces = self._reader.plain(descriptor, size, digest)
+        else:
+            # It fits the buffer: all of it is read before its attributes are written.
+            pieces = iter(list(self._reader.plain(descriptor, size, digest)) if size else [])
+        return self._write(found, status, more, pieces, digest, sparse=False)
+
+    def _write(
+        self,
+        found: Found,
+        status: os.stat_result,
+        more: list[tuple[Stream, bytes]],
+        pieces: Iterator[memoryview],
+        digest: Hash | None,
+        sparse: bool,
+    ) -> bytes:
+        """All records of a regular file; gives its digest."""
+        stream = Stream.SPARSE_DATA if sparse else Stream.FILE_DATA
+        kind = FileType.REGULAR if status.st_size else FileType.EMPTY
+        stat = EncodedStat.of(status, data_stream=stream)
+        index = self._begin(kind, found.path, stat)
+        reached = self._write_data(index, stream, pieces, found, sparse)
+        if reached < status.st_size:
+            self._fill_up(index, status.st_size - reached, found, digest, reached if sparse else None)
+        self._write_extras(index, more)
+        value = digest.digest() if digest else b""
+        self._write_digest(index, value)
+        self._row(index, kind, found.path, stat, value)
+        return value
+
+    def _write_data(self, index: int, stream: Stream, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
+        """Data records; gives the end (bytes in the file) of the last one."""
+        reached = 0
+        try:
+            for piece in pieces:
+                if self._cancelled():
+                    raise Cancelled
+                self._writer.write_record(index, stream, piece)
+                count = len(piece) - OFFSET if sparse else len(piece)
+                reached = int.from_bytes(piece[:OFFSET], "big") + count if sparse else reached + count
+                self.bytes += count
+                self._advance(count)
+        except OSError as error:
+            self._log.warning(f"{text(found.path)} cannot be read behind byte {reached}: {error.strerror}")
+        return reached
+
+    def _fill_up(self, index: int, missing: int, found: Found, digest: Hash | None, sparse_at: int | None) -> None:
+        """Zeros instead of what is missing, so that the size in the attributes and the data stay equal."""
+        self._log.warning(f"{text(found.path)} is shorter than it was: {missing} bytes at its end are saved as zeros")
+        if sparse_at is not None:
+            last = sparse_at + missing - 1
+            self._writer.write_record(index, Stream.SPARSE_DATA, last.to_bytes(OFFSET, "big") + b"\0")
+            if digest:
+                digest.update(memoryview(b"\0"))
+            return
+        for piece in zeros(missing):
+            if self._cancelled():
+                raise Cancelled
+            self._writer.write_record(index, Stream.FILE_DATA, piece)
+            if digest:
+                digest.update(piece)
+
+    def _warn_if_changed(self, found: Found, before: os.stat_result, after: os.stat_result) -> None:
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+            self._log.warning(f"{text(found.path)} changed while it was being read")
+
+
+def _dir_fd(found: Found) -> int | None:
+    return found.parent if found.parent >= 0 else None
+
+
+def _open(found: Found) -> int:
+    """The file opened for reading, without touching its access time where that is permitted. Raises `OSError`."""
+    try:
+        return os.open(found.name, _OPEN | os.O_NOATIME, dir_fd=_dir_fd(found))
+    except PermissionError:
+        return os.open(found.name, _OPEN, dir_fd=_dir_fd(found))
+
+
+def _has_holes(status: os.stat_result) -> bool:
+    return status.st_blocks * 512 < status.st_size

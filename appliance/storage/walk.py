@@ -1,0 +1,220 @@
+"""Walking the tree to be saved: a directory after its contents, the top last, as Bacula does.
+
+Directories are walked through descriptors, so a name that is exchanged for a symbolic link while walking leads
+nowhere, and depth is bounded by the number of open files only, not by the length of a path. Memory does not
+grow with the number of entries.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import re
+import resource
+import stat as modes
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.errors import NotFoundError
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Two descriptors for each level of depth.
+_WANTED_DESCRIPTORS = 65536
+# The name is not there any more, or is another thing now.
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+Trouble = Callable[[bytes, OSError], None]
+"""Told of what cannot be read."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One thing to be saved. *path* is absolute; *name* is opened relative to the directory *parent* (-1: cwd)."""
+
+    path: bytes
+    name: bytes
+    parent: int
+    stat: os.stat_result
+    descriptor: int = -1  # of a directory that was walked
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is left out: directories by (device, inode), paths by shell patterns."""
+
+    directories: frozenset[tuple[int, int]]
+    patterns: re.Pattern[str] | None = None
+
+    @classmethod
+    def of(cls, directories: Iterable[Path], patterns: Sequence[str] = ()) -> Limits:
+        """Limits that leave out *directories* (those that exist) and what *patterns* match."""
+        known = set()
+        for directory in directories:
+            try:
+                status = directory.stat()
+            except OSError:
+                continue
+            known.add((status.st_dev, status.st_ino))
+        joined = "|".join(fnmatch.translate(pattern) for pattern in patterns)
+        return cls(frozenset(known), re.compile(joined) if joined else None)
+
+    def excludes(self, path: bytes) -> bool:
+        """Whether a pattern matches the path."""
+        return self.patterns is not None and self.patterns.match(os.fsdecode(path)) is not None
+
+
+def tops(paths: Sequence[Path]) -> list[bytes]:
+    """The paths as absolute names, without those that lie in another one of the same file system.
+
+    Raises `NotFoundError` for one that does not exist.
+    """
+    found: dict[bytes, os.stat_result] = {}
+    for path in paths:
+        name = os.fsencode(os.path.abspath(path))  # noqa: PTH100 - symbolic links stay as they are named
+        try:
+            found[name] = os.lstat(name)
+        except OSError as error:
+            raise NotFoundError(
+                f"{os.fsdecode(name)} cannot be saved: {error.strerror}", hint="Look at the spelling of the path."
+            ) from None
+    return [name for name in found if not any(_within(name, other, found) for other in found)]
+
+
+def _within(name: bytes, other: bytes, found: dict[bytes, os.stat_result]) -> bool:
+    inside = name != other and name.startswith(other.rstrip(b"/") + b"/")
+    return inside and found[name].st_dev == found[other].st_dev
+
+
+def allow_depth() -> None:
+    """Raise this process's limit of open files as far as it may, for deep trees."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _WANTED_DESCRIPTORS)
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@dataclass
+class _Level:
+    entries: Iterator[os.DirEntry[str]]
+    found: Found
+    prefix: bytes
+
+
+class Walker:
+    """Walks one top path on its file system. *trouble* is told of what cannot be read, *notice* of what is left out."""
+
+    def __init__(self, limits: Limits, trouble: Trouble, notice: Callable[[str], None]) -> None:
+        self._limits = limits
+        self._trouble = trouble
+        self._notice = notice
+        self._levels: list[_Level] = []
+
+    def walk(self, top: bytes) -> Iterator[Found]:
+        """Everything below *top*, itself last. A found directory's descriptor is valid until the next step."""
+        try:
+            status = os.lstat(top)
+        except OSError as error:
+            self._trouble(top, error)
+            return
+        found = Found(top, top, -1, status)
+        if not modes.S_ISDIR(status.st_mode):
+            yield found
+            return
+        try:
+            bare = self._enter(found)
+            if bare:
+                yield bare
+            yield from self._contents(status.st_dev)
+        finally:
+            while self._levels:
+                self._leave()
+
+    def _contents(self, device: int) -> Iterator[Found]:
+        while self._levels:
+            level = self._levels[-1]
+            entry = self._next(level)
+            if entry is None:
+                yield level.found
+                self._leave()
+                continue
+            found = self._look(level, entry)
+            if found is None:
+                continue
+            if not modes.S_ISDIR(found.stat.st_mode):
+                yield found
+            elif found.stat.st_dev != device:
+                self._notice(f"{os.fsdecode(found.path)} is another file system: its contents are not saved")
+                yield found
+            else:
+                bare = self._enter(found)
+                if bare:
+                    yield bare
+
+    def _next(self, level: _Level) -> os.DirEntry[str] | None:
+        try:
+            return next(level.entries, None)
+        except OSError as error:
+            self._trouble(level.found.path, error)
+            return None
+
+    def _look(self, level: _Level, entry: os.DirEntry[str]) -> Found | None:
+        name = os.fsencode(entry.name)
+        path = level.prefix + name
+        if self._limits.patterns and self._limits.excludes(path):
+            return None
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            self._trouble(path, error)
+            return None
+        return Found(path, name, level.found.descriptor, status)
+
+    def _enter(self, found: Found) -> Found | None:
+        """Open a directory and put it on the stack; gives it back when it can only be saved without its contents."""
+        if (found.stat.st_dev, found.stat.st_ino) in self._limits.directories:
+            self._notice(f"{os.fsdecode(found.path)} belongs to magbay and is left out")
+            return None
+        try:
+            descriptor = _open_directory(found)
+        except OSError as error:
+            self._trouble(found.path, error)
+            return None if error.errno in GONE else found
+        try:
+            status = os.fstat(descriptor)
+            entries = os.scandir(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            self._trouble(found.path, error)
+            return found
+        prefix = found.path if found.path.endswith(b"/") else found.path + b"/"
+        self._levels.append(_Level(entries, Found(found.path, found.name, found.parent, status, descriptor), prefix))
+        return None
+
+    def _leave(self) -> None:
+        level = self._levels.pop()
+        level.entries.close()  # type: ignore[attr-defined]
+        os.close(level.found.descriptor)
+
+
+def _open_directory(found: Found) -> int:
+    """The directory opened, without touching its access time where that is permitted. Raises `OSError`."""
+    parent = found.parent if found.parent >= 0 else None
+    try:
+        return os.open(found.name, _OPEN_DIRECTORY | os.O_NOATIME, dir_fd=parent)
+    except PermissionError:
+        return os.open(found.name, _OPEN_DIRECTORY, dir_fd=parent)
+
+
+def total_bytes(names: Sequence[bytes], limits: Limits, stop: Callable[[], bool]) -> int | None:
+    """Bytes of the regular files below *names*, for a progress display; None when *stop* says so."""
+    total = 0
+    walker = Walker(limits, lambda _path, _error: None, lambda _text: None)
+    for name in names:
+        for found in walker.walk(name):
+            if stop():
+                return None
+            if modes.S_ISREG(found.stat.st_mode):
+                total += found.stat.st_size
+    return total
