@@ -7,7 +7,7 @@ import contextlib
 
 from appliance.agents.loop import Wakeup, serve
 from appliance.agents.media import BUS_NAME as MEDIA_BUS_NAME
-from appliance.changer.changer import Changer, Slot
+from appliance.changer.service import Changer, Slot
 from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.api import Host, Interface
@@ -37,13 +37,12 @@ class ChangerAgent:
     async def _round(self) -> bool:
         """Bring slots and drives up to date. In a thread: looking into a magazine may wait for autofs."""
         try:
-            report = await asyncio.to_thread(self._changer.refresh)
-            slots = await asyncio.to_thread(self._changer.slots)
+            slots, report = await asyncio.to_thread(self._changer.look)
         except (MagbayError, OSError) as error:
             # A magazine that is pulled while we look into it; the next look, soon, finds it away.
             self._complain((str(error),))
             return True
-        self._complain(report.problems)
+        self._complain(report.warnings())
         now: dict[str, list[Slot]] = {}
         for slot in slots:
             if slot.attached and slot.volume:

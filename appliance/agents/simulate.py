@@ -15,14 +15,15 @@ from uuid import NAMESPACE_DNS, uuid5
 
 from appliance.agents.changer import ChangerAgent
 from appliance.agents.media import BUS_NAME, ROOT, MediaAgent
-from appliance.changer.changer import Changer
+from appliance.changer.service import Changer
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError, UsageError
 from appliance.host.simulated import MemoryJournal, SimulatedDisk, World, simulated_host
 from appliance.magazines.attached import MEDIA_ANSWER
 from appliance.magazines.prepare import enrol
+from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import VolumeLabel
-from appliance.volumes.writer import SessionIds, label_block
+from appliance.volumes.writer import label_block
 
 HELP = """plug NAME | pull NAME | eject NAME | hold NAME | release NAME | idle
 status | slots | journal | wait SECONDS | quit
@@ -62,7 +63,8 @@ class Simulation:
         for number in range(1, _VOLUMES + 1):
             volume = content / f"{name}-{number:04d}"
             if not volume.exists():
-                volume.write_bytes(label_block(VolumeLabel(name=volume.name, pool="Default"), SessionIds(1, number)))
+                label = VolumeLabel(volume.name, "Default", "File", label_time=0, write_time=0)
+                volume.write_bytes(label_block(label, SessionIds(number, 1)))
         return SimulatedDisk(f"SIM-{name}", luks, filesystem, content)
 
     async def line(self, text: str) -> None:

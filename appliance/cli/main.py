@@ -26,6 +26,7 @@ NOUNS = (
     "magazine",
     "prepare",
     "slots",
+    "verify",
 )
 
 

@@ -97,7 +97,7 @@ def _confirm(node: str) -> None:
 
 def _finish(todo: Plan, config: Config, out: Output) -> list[str]:
     """Let the agents take the new magazine as if it had just been plugged in, and create its volumes."""
-    from appliance.storage.labelling import label
+    from appliance.storage.labelling import create
 
     hint = f"The magazine is enrolled; 'magbay label --magazine {todo.name}' creates its volumes later."
     try:
@@ -105,4 +105,5 @@ def _finish(todo: Plan, config: Config, out: Output) -> list[str]:
         wait_for(config, todo.name, ("mounted", "idle"), _READY_WITHIN, lambda disk: out.line(f"  {disk['state']}"))
     except MagbayError as error:
         raise MagbayError(f"{error.message}", hint=hint) from None
-    return [volume.name for volume in label(config, magazine=todo.name, count=config.prepare.volumes)]
+    pool = "Default" if "Default" in config.pools else next(iter(config.pools))
+    return [volume.name for volume in create(config, magazine=todo.name, pool=pool, count=config.prepare.volumes)]

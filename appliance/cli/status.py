@@ -7,15 +7,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from appliance.agents.control import disks
-from appliance.changer.changer import Changer
+from appliance.changer.service import Changer
 from appliance.cli.magazine import describe
 from appliance.cli.output import Output, human_bytes
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
+from appliance.storage.catalog import Catalog
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+_JOBS = 5  # jobs shown
 
 
 def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,8 +44,6 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def collect(config: Config) -> dict[str, Any]:
     """Disks, magazines, drives and the latest jobs as plain data."""
-    from appliance.storage.history import jobs
-
     published = disks(config)
     slots = Changer(config).slots()
     loaded = {slot.drive: slot for slot in slots if slot.drive is not None}
@@ -62,8 +63,27 @@ def collect(config: Config) -> dict[str, Any]:
         "disks": published or [],
         "magazines": magazines,
         "drives": drives,
-        "jobs": jobs(config, limit=5),
+        "jobs": _last_jobs(config),
     }
+
+
+def _last_jobs(config: Config) -> list[dict[str, Any]]:
+    """The latest jobs; none when there is no catalog yet, which a look must not create."""
+    if not (config.state_dir / "catalog.db").exists():
+        return []
+    with Catalog(config.state_dir) as catalog:
+        jobs = catalog.jobs()[:_JOBS]
+    return [
+        {
+            "job_id": job.job_id,
+            "name": job.name,
+            "status": job.status.word,
+            "files": job.files,
+            "bytes": job.bytes,
+            "started": job.started,
+        }
+        for job in jobs
+    ]
 
 
 def show(facts: dict[str, Any], out: Output) -> None:
@@ -92,5 +112,6 @@ def show(facts: dict[str, Any], out: Output) -> None:
     if facts["jobs"]:
         out.line("Last jobs")
     for job in facts["jobs"]:
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["started"]))
         counts = f"{job['files']:>8} files {human_bytes(job['bytes']):>10}"
-        out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {job['started']}")
+        out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {started}")
