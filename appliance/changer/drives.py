@@ -5,9 +5,10 @@ so it imports nothing that is slow to import.
 """
 
 # pathlib is among what is slow to import.
-# ruff: noqa: PTH108, PTH115, PTH208
+# ruff: noqa: PTH108, PTH114, PTH115, PTH208
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Collection
@@ -29,7 +30,7 @@ def target(run_dir: str, drive: int) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        if error.errno == 22:  # EINVAL: there is something, but no link: see `point`
+        if error.errno == errno.EINVAL:  # there is something, but no link: see `point`
             return ""
         raise
 
@@ -78,8 +79,9 @@ def sweep(run_dir: str, count: int, keep: Collection[str]) -> tuple[int, ...]:
         return ()
     emptied = []
     for name in names:
-        if name.startswith("."):
-            os.unlink(f"{run_dir}/{DRIVES}/{name}")
+        path = f"{run_dir}/{DRIVES}/{name}"
+        if name.startswith(".") and os.path.islink(path):
+            os.unlink(path)
         elif name.isascii() and name.isdigit() and len(name) < 10:
             drive = int(name)
             if (drive >= count or target(run_dir, drive) not in keep) and clear(run_dir, drive):

@@ -39,8 +39,8 @@ def legal_name(name: str) -> bool:
 def scan(directory: Path, before: Mapping[str, Mark], known: Collection[str]) -> Listing:
     """The volumes in *directory*: regular files with a legal name that begin with a label block or are empty.
 
-    A file is opened only if it is not in *before* as it is now. Where this user may not open a file, it is a volume
-    if it is one of *known*. Raises `OSError` when the directory, or a file for another reason, cannot be read.
+    A file is opened only if it is not in *before* as it is now. One that cannot be opened or read is a volume if it is
+    one of *known*. Raises `OSError` when the directory cannot be read.
     """
     marks: dict[str, Mark] = {}
     volumes = []
@@ -58,8 +58,8 @@ def scan(directory: Path, before: Mapping[str, Mark], known: Collection[str]) ->
                 marks[entry.name] = (*now, is_volume)
             except FileNotFoundError:
                 continue  # removed since the directory was read
-            except PermissionError:
-                is_volume = entry.name in known
+            except OSError:
+                is_volume = entry.name in known  # one bad file must not take the other volumes away
             if is_volume:
                 volumes.append(entry.name)
     return Listing(tuple(sorted(volumes)), marks)

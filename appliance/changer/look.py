@@ -65,19 +65,20 @@ def home(config: Config, magazine: Magazine) -> Path:
 def look(
     config: Config, magazines: tuple[Magazine, ...], slot_map: SlotMap, before: Mapping[str, Seen], thorough: bool
 ) -> Look:
-    """Look at *magazines*; with *thorough* False only at those that *before* says nothing certain of."""
+    """Look at *magazines*; with *thorough* False not at disks of which *before* says something certain."""
     seen: dict[str, Seen] = {}
     unreadable: dict[str, str] = {}
     stamps: Stamps = []
     for magazine in magazines:
         path = str(home(config, magazine))
+        directory = magazine.identity.startswith("directory:")
         if magazine.path is None:
             # A directory comes without notice; a disk comes with a new answer of the media agent.
-            if magazine.identity.startswith("directory:"):
+            if directory:
                 stamps.append((path, None))
             continue
         old = before.get(magazine.identity, Seen(path, False, (), {}))
-        if not thorough and old.path == path and old.stamp:
+        if not thorough and not directory and old.path == path and old.stamp:
             seen[magazine.identity] = old
         else:
             known = {volume for identity, volume in slot_map.slots if identity == magazine.identity}

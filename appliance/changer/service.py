@@ -41,8 +41,8 @@ class Changer:
     def refresh(self, *, thorough: bool = True) -> Report:
         """Look at the magazines, give new volumes slots, empty the drives whose volume is away, publish the view.
 
-        *thorough* False looks only at magazines that came since the last look: an agent that looked at all of them
-        at every tick would keep autofs from ever finding one idle. Raises `MagbayError`.
+        *thorough* False does not look at disks that have not come since the last look: an agent that looked at all
+        of them at every tick would keep autofs from ever finding one idle. Raises `MagbayError`.
         """
         with self._locked():
             return self._refresh(thorough)[1]
@@ -123,7 +123,7 @@ class Changer:
         keep = {entry.path for entry in view.entries if entry.path}
         emptied = drives.sweep(view.run_dir, view.drives, keep)
         view.stamps = [*stamps, *seen.stamps, (str(map_path), stamp(str(map_path)))]
-        self._publish(view, seen)
+        self._publish(view, seen, complete=not (view.unreadable or unsaved))
         return view, self._report(seen, view, slot_map, emptied, left, unsaved)
 
     def _known(self) -> tuple[Magazine, ...]:
@@ -184,11 +184,11 @@ class Changer:
         unreadable = list(seen.unreadable.values())
         return View(self._source, str(config.run_dir), config.changer.drives, config.changer.slots, entries, unreadable)
 
-    def _publish(self, view: View, seen: Look) -> None:
+    def _publish(self, view: View, seen: Look, complete: bool) -> None:
         # A caller that may not publish only costs the next one the time to look for itself.
         with contextlib.suppress(PermissionError):
             remember(self._config.run_dir, seen.seen)
-            if self._stamps is not None and not view.unreadable:
+            if self._stamps is not None and complete:
                 view.stamps = [*self._stamps, *view.stamps]
                 data = json.dumps(view.document(), separators=(",", ":")).encode()
                 write_atomic(self._config.run_dir / PUBLISHED, data, mode=0o644, durable=False)

@@ -26,8 +26,11 @@ _LEAST_SHOWN = 10
 # Time stamps of some file systems are as coarse as 2 s (FAT). A directory that changed less than this many seconds
 # before it was read may change again without a new stamp: what was read of it cannot be proved current later.
 _COARSE = 2.5
+# More than a configuration file may have.
+_MOST_BYTES = 1_000_000
 
-# Device, inode, modification time (ns) and size; None where nothing was; False for "cannot be proved".
+# Device, inode, time of the last change to contents and to owner or mode (ns), size; None where nothing was; False
+# for "cannot be proved".
 Stamp = list[int] | None | bool
 Stamps = list[tuple[str, Stamp]]
 
@@ -180,7 +183,7 @@ def stamp(path: str, *, settled: bool = False) -> Stamp:
         return None
     if settled and time.time() - found.st_mtime < _COARSE:
         return False
-    return [found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size]
+    return [found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size]
 
 
 def current(config: str) -> View | None:
@@ -218,7 +221,7 @@ def _unchanged(path: str, then: Stamp) -> bool:
 def _run_dir(config: str) -> str:
     """Where *config* most likely puts run_dir. A wrong guess does no harm: `current` then finds nothing that fits."""
     with open(config, "rb") as file:
-        for line in file:
+        for line in file.read(_MOST_BYTES).splitlines():
             if line.startswith(b"run_dir:"):
                 text = os.fsdecode(line[8:].split(b" #")[0].strip().strip(b"'\""))
                 return os.path.join(os.path.dirname(config), text)
