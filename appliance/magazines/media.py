@@ -107,7 +107,7 @@ class Media:
 
     async def _disk(self, disk: Disk) -> DiskReport:
         enrolment = disk.enrolment
-        if enrolment is None or disk.refusal:
+        if enrolment is None or (disk.refusal and not self._ejected(enrolment, disk)):
             facts = Facts(enrolment is not None, refusal=disk.refusal, foreign=disk.foreign)
             return self._report(disk, observe(facts))
         memory = self._remember(enrolment.luks_uuid, disk.device.sequence)
@@ -128,6 +128,11 @@ class Media:
             verdict = Verdict(State.EJECTING, holders(disk.mount, self._config.mount_dir / enrolment.filesystem_uuid))
         moving = verdict.state in (State.LOCKED, State.UNLOCKING, State.UNLOCKED, State.EJECTING)
         return self._report(disk, verdict, busy=moving)
+
+    def _ejected(self, enrolment: Enrolment, disk: Disk) -> bool:
+        """Whether this very disk was ejected: then a copy that is plugged beside it changes nothing."""
+        memory = self._memory.get(enrolment.luks_uuid)
+        return memory is not None and memory.sequence == disk.device.sequence and memory.eject
 
     def _facts(self, disk: Disk, memory: _Memory, unit: UnitState) -> Facts:
         memory.was_mounted = (memory.was_mounted or disk.mount is not None) and disk.inner is not None

@@ -182,6 +182,10 @@ def test_copies_are_refused_and_the_open_one_stays(config: Config, house: Callab
         h.world.plug(copy)
         reports = await h.media.reconcile()
         assert {r.serial: r.state for r in reports} == {"SER1": State.MOUNTED, "COPY": State.FAILED}
+        h.media.eject("mag1")
+        for _ in range(5):
+            reports = await h.media.reconcile()
+        assert {r.serial: r.state for r in reports} == {"SER1": State.SAFE, "COPY": State.FAILED}
         assert copy.writes == 0
 
     asyncio.run(story())
