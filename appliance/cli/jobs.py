@@ -52,10 +52,12 @@ def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:
     log = [{"time": when, "kind": kind, "text": text} for when, kind, text in lines]
     out.document(_document(job) | {"volumes": volumes, "log": log})
     out.line(f"job {job.job_id} {job.name} ({job.level.word}): {job.status.word}")
-    out.line(f"  {_time(job.started)} to {_time(job.finished)}, pool {job.pool}, volumes: {', '.join(volumes) or 'none'}")
+    out.line(
+        f"  {_time(job.started)} to {_time(job.finished)}, pool {job.pool}, volumes: {', '.join(volumes) or 'none'}"
+    )
     out.line(f"  {job.files} files, {human_bytes(job.bytes)}, {job.warnings} warnings, {job.errors} errors")
-    for when, kind, text in lines:
-        out.line(f"  {_time(when)} {kind:7} {text}")
+    for moment, kind, text in lines:
+        out.line(f"  {_time(moment)} {kind:7} {text}")
     return ExitStatus.DONE
 
 

@@ -25,6 +25,7 @@ NOUNS = (
     "label",
     "magazine",
     "prepare",
+    "restore",
     "slots",
     "verify",
 )

@@ -33,7 +33,8 @@ def _named(config: Config, name: str) -> Magazine:
     if not reachable(magazine):
         raise AwayError(f"magazine {name} is not mounted", hint="Plug its disk in and try again.")
     if not magazine.writable:
-        raise PermissionDeniedError(f"magazine {name} cannot be written", hint=f"Look at the rights on {magazine.path}.")
+        hint = f"Look at the rights on {magazine.path}."
+        raise PermissionDeniedError(f"magazine {name} cannot be written", hint=hint)
     return magazine
 
 

@@ -67,6 +67,23 @@ def of_job(catalog: Catalog, job_id: int) -> Iterator[SavedFile]:
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 
+def one(catalog: Catalog, job_id: int, file_index: int) -> SavedFile | None:
+    """One file of a job, None when the catalog does not have it."""
+    query = (
+        "SELECT Type, Path, Name, LStat, Digest FROM File JOIN Path USING(PathId) WHERE JobId=? AND FileIndex=?"
+    )
+    for kind, path, name, lstat, digest in catalog.rows(query, (job_id, file_index)):
+        return SavedFile(job_id, file_index, kind, path + name, lstat, digest)
+    return None
+
+
+def digest_length(catalog: Catalog, job_id: int) -> int:
+    """Length of the job's digests in the catalog's text form, 0 when it has none."""
+    for (length,) in catalog.rows("SELECT length(Digest) FROM File WHERE JobId=? AND Digest<>'' LIMIT 1", (job_id,)):
+        return int(length)
+    return 0
+
+
 def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:
     """Of every path in the jobs of *chain* the version of the newest job, by job and FileIndex."""
     marks = ", ".join("?" * len(chain))

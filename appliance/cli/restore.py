@@ -1,0 +1,70 @@
+"""`magbay restore`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.cli.output import Output, human_bytes
+from appliance.cli.running import log_to, stoppable
+from appliance.config.loader import load
+from appliance.errors import ExitStatus, UsageError
+from appliance.storage import restore
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_DESCRIPTION = (
+    "Restore a job: the newest finished one, unless --job or --latest names another. Of an incremental or "
+    "differential job the jobs that it builds on are read too; files deleted in between come back."
+)
+
+
+def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `restore`."""
+    parser = subparsers.add_parser("restore", help="restore files", description=_DESCRIPTION)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--job", type=int, metavar="ID", help="this job")
+    which.add_argument("--latest", metavar="NAME", help="the newest finished job of this name")
+    parser.add_argument(
+        "--file",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="only what matches, and what lies below it: with a slash the whole path is compared, without one a name",
+    )
+    parser.add_argument("--to", type=Path, metavar="DIR", help="target directory; / restores to the original places")
+    parser.set_defaults(run=run_restore)
+
+
+def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Restore and tell how it went."""
+    if args.to is None:
+        raise UsageError(
+            "it is not said where to restore to",
+            hint="Give --to DIR, or '--to /' to overwrite the files in their original places.",
+        )
+    request = restore.RestoreRequest(args.to, args.job, args.latest, tuple(args.file))
+    with stoppable() as asked, out.progress("restore") as display:
+
+        def started(total: int) -> None:
+            display.total = total
+
+        result = restore.run(
+            load(args.config),
+            request,
+            log=log_to(out),
+            progress=display.advance,
+            started=started,
+            cancelled=asked.is_set,
+        )
+    out.document(result.document())
+    for line in (*result.warnings, *result.errors):
+        out.warn(f"magbay: {line}")
+    if result.exit_status is ExitStatus.FAILED:
+        out.warn("        What is not named above is restored; 'magbay jobs' lists other jobs to take the rest from.")
+    out.line(
+        f"job {result.job_id} {result.word}: {result.files} files, {human_bytes(result.bytes)} restored to {result.to}"
+    )
+    return result.exit_status

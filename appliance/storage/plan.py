@@ -1,0 +1,282 @@
+"""What to read for a restore or a verification: jobs, wanted files, and the stretches of volumes that hold them."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from appliance.config.schema import Config
+from appliance.errors import AwayError, MagbayError, NotFoundError
+from appliance.magazines import attached
+from appliance.storage import saved_files
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import Job, Media, SavedFile, Stretch
+from appliance.storage.pools import reachable
+from appliance.volumes.attributes import FileType
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.events import Event, FileEnd, FileState, SessionEnd
+from appliance.volumes.reader import Block, Damage, VolumeReader
+from appliance.volumes.sessions import SessionReader
+from appliance.volumes.stat64 import EncodedStat
+
+_NO, _WANTED, _NEEDED, _DONE = 0, 1, 2, 3
+
+
+class Wanted:
+    """The files of one job that are wanted: one byte for each FileIndex."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.count = 0
+        self._marks = bytearray(job.files + 1)
+        self._links: dict[int, bytes] = {}
+
+    def add(self, saved: SavedFile) -> None:
+        """Want a file; for a hard link the file with its data must be read too."""
+        self._mark(saved.file_index, _WANTED)
+        self.count += 1
+        if saved.type == FileType.HARD_LINK:
+            first = EncodedStat.parse(saved.lstat.encode("ascii")).link_fi
+            if first > 0:
+                self._mark(first, _NEEDED)
+                self._links.setdefault(first, saved.path)
+
+    def aliases(self) -> dict[int, bytes]:
+        """FileIndex of each file that is needed only for the data of a wanted hard link, and that link's path."""
+        return {index: path for index, path in self._links.items() if not self.wants(index)}
+
+    def _mark(self, index: int, mark: int) -> None:
+        if index >= len(self._marks):
+            self._marks.extend(bytes(index + 1 - len(self._marks)))
+        if self._marks[index] in (_NO, _NEEDED):
+            self._marks[index] = mark
+
+    def wants(self, index: int) -> bool:
+        """Whether the file is wanted (or was and is done)."""
+        return 0 < index < len(self._marks) and self._marks[index] in (_WANTED, _DONE)
+
+    def done(self, index: int) -> None:
+        """The file came off the volumes."""
+        if self.wants(index):
+            self._marks[index] = _DONE
+
+    def missing(self) -> Iterator[int]:
+        """FileIndex of each wanted file that did not come."""
+        at = self._marks.find(_WANTED)
+        while at >= 0:
+            yield at
+            at = self._marks.find(_WANTED, at + 1)
+
+    def any_in(self, stretch: Stretch) -> bool:
+        """Whether a file that must be read has records in the stretch."""
+        part = self._marks[stretch.first_index : stretch.last_index + 1]
+        return part.count(_NO) < len(part)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Addresses of the first and last byte to read; *gap*: the stretch of the job before it is not read.
+
+    *continued*: FileIndex of the file that goes on in the stretch behind, 0 when the last one is complete.
+    """
+
+    start: int
+    end: int
+    gap: bool
+    continued: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What to read of one volume."""
+
+    media: Media
+    path: Path
+    runs: tuple[Run, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes to read."""
+        return sum(run.end - run.start + 1 for run in self.runs)
+
+
+def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None) -> Job:
+    """The job named by id, else the newest good one (of the name *latest*). Raises `NotFoundError`."""
+    if job_id is not None:
+        return catalog.job(job_id)
+    for job in catalog.jobs(name=latest):
+        if job.status.good:
+            return job
+    name = f" called {latest}" if latest else ""
+    raise NotFoundError(
+        f"the catalog has no finished job{name}",
+        hint="'magbay jobs' lists the jobs; 'magbay volume extract' reads volumes without a catalog.",
+    )
+
+
+def chain_of(catalog: Catalog, job: Job) -> list[Job]:
+    """The jobs that together hold the state that *job* saved, oldest (the full one) first."""
+    chain = [job]
+    while chain[0].base is not None:
+        chain.insert(0, catalog.job(chain[0].base))
+    return chain
+
+
+def wanted_files(catalog: Catalog, chain: Sequence[Job], globs: Sequence[str]) -> list[Wanted]:
+    """For each job of the chain what it has the newest version of, and what *globs* (if any) match.
+
+    Raises `NotFoundError` when that is nothing.
+    """
+    wanted = {job.job_id: Wanted(job) for job in chain}
+    matches = matcher(globs)
+    if len(chain) == 1:
+        found: Iterable[SavedFile] = saved_files.of_job(catalog, chain[0].job_id)
+    else:
+        found = saved_files.newest(catalog, list(wanted))
+    for saved in found:
+        if matches(saved.path):
+            wanted[saved.job_id].add(saved)
+    if globs and not any(item.count for item in wanted.values()):
+        raise NotFoundError(
+            f"job {chain[-1].job_id} has no file that matches {' or '.join(globs)}",
+            hint="Give paths as they were saved, for example '/etc/*.conf'.",
+        )
+    return list(wanted.values())
+
+
+def matcher(globs: Sequence[str]) -> Callable[[bytes], bool]:
+    """A test of stored paths: does one of *globs* match the path or a directory above it?
+
+    A pattern with a slash is compared with the whole path, one without with one component; `*` spans slashes.
+    """
+    if not globs:
+        return lambda path: True
+    whole = [re.compile(fnmatch.translate(glob.rstrip("/") or "/")) for glob in globs if "/" in glob.rstrip("/")]
+    last = [re.compile(fnmatch.translate(glob.rstrip("/"))) for glob in globs if "/" not in glob.rstrip("/")]
+
+    def matches(stored: bytes) -> bool:
+        path = os.fsdecode(stored).rstrip("/")
+        while path:
+            name = path.rpartition("/")[2]
+            if any(p.match(path) for p in whole) or any(p.match(name) for p in last):
+                return True
+            path = path.rpartition("/")[0]
+        return "/" in globs
+
+    return matches
+
+
+def parts_for(
+    catalog: Catalog, config: Config, job: Job, *, wanted: Wanted | None = None, only: str | None = None
+) -> list[Part]:
+    """The volumes to read for a job, in order of writing: where *wanted* files are, *only* on that magazine (identity).
+
+    Raises `AwayError` naming magazines and volumes when one is not here.
+    """
+    media = {item.media_id: item for item in catalog.media()}
+    runs: dict[int, list[Run]] = {}
+    gap = False
+    stretches = catalog.stretches(job.job_id)
+    for stretch, behind in zip(stretches, [*stretches[1:], None], strict=True):
+        if (wanted and not wanted.any_in(stretch)) or (only and media[stretch.media_id].identity != only):
+            gap = True
+            continue
+        mine = runs.setdefault(stretch.media_id, [])
+        continued = stretch.last_index if behind and behind.first_index == stretch.last_index else 0
+        if mine and not gap:
+            mine[-1] = replace(mine[-1], end=stretch.end, continued=continued)
+        else:
+            mine.append(Run(stretch.start, stretch.end, gap, continued))
+        gap = False
+    return _placed(config, [(media[media_id], tuple(mine)) for media_id, mine in runs.items()])
+
+
+def _placed(config: Config, found: Sequence[tuple[Media, tuple[Run, ...]]]) -> list[Part]:
+    places = {m.identity: m for m in attached.known(config)}
+    parts, away = [], []
+    for media, runs in found:
+        magazine = places.get(media.identity)
+        if magazine is None or magazine.path is None or not reachable(magazine):
+            away.append(media)
+        else:
+            parts.append(Part(media, magazine.path / media.name, runs))
+    if away:
+        raise away_error(away)
+    return parts
+
+
+def away_error(media: Sequence[Media]) -> AwayError:
+    """Which magazines must be plugged in for which volumes."""
+    volumes: dict[str, list[str]] = {}
+    for item in media:
+        volumes.setdefault(item.magazine, []).append(item.name)
+    told = "; ".join(f"magazine {name} (volumes {', '.join(names)})" for name, names in volumes.items())
+    return AwayError(f"not here: {told}", hint=f"Plug in {' and '.join(volumes)} and try again.")
+
+
+class JobReader:
+    """Reads the stretches of one job. *advance* is told the bytes read."""
+
+    def __init__(self, job: Job, advance: Callable[[int], None]) -> None:
+        self._ids = SessionIds(job.session_id, job.session_time)
+        self._advance = advance
+        self._sessions = SessionReader()
+        self._good = job.status.good
+        self._continued = 0
+
+    def events(self, parts: Sequence[Part]) -> Iterator[Event]:
+        """The job's events. A volume that is missing, cut short or not readable is `Damage`, and reading goes on."""
+        for part in parts:
+            self._sessions.begin_volume(str(part.path))
+            try:
+                yield from self._read(part)
+            except MagbayError as error:
+                yield from self._sessions.damage(Damage(str(part.path), 0, part.size, error.message))
+        yield from self._finish()
+
+    def _finish(self) -> Iterator[Event]:
+        """End what is open. Where reading stops on purpose behind a file, that file is not cut."""
+        for event in self._sessions.finish():
+            if isinstance(event, FileEnd) and event.state is FileState.CUT and self._ends_here(event):
+                event = replace(event, state=FileState.WHOLE)
+            yield event
+
+    def _ends_here(self, event: FileEnd) -> bool:
+        return self._good and event.entry.file_index != self._continued
+
+    def _read(self, part: Part) -> Iterator[Event]:
+        with VolumeReader(part.path) as volume:
+            label = volume.label()
+            if label is not None and label.name != part.media.name:
+                raise VolumeError(f"its label says {label.name}")
+            for run in part.runs:
+                if run.gap:
+                    yield from self._jump(part)
+                self._continued = run.continued
+                yield from self._read_run(volume, run)
+
+    def _jump(self, part: Part) -> Iterator[Event]:
+        """Stretches in between are not read: what was begun before, or goes on behind, is no damage."""
+        for event in self._finish():
+            if not isinstance(event, SessionEnd):
+                yield event
+        self._sessions = SessionReader()
+        self._sessions.begin_volume(str(part.path))
+
+    def _read_run(self, volume: VolumeReader, run: Run) -> Iterator[Event]:
+        for item in volume.blocks(run.start):
+            if item.address > run.end:
+                break
+            if not isinstance(item, Block):
+                yield from self._sessions.damage(item)
+            elif item.ids == self._ids:
+                yield from self._sessions.block(item)
+            self._advance(len(item.data) if isinstance(item, Block) else item.length)
+        if volume.size <= run.end:
+            lost = run.end + 1 - volume.size
+            yield from self._sessions.damage(Damage(volume.name, volume.size, lost, "the volume is cut short"))

@@ -1,0 +1,226 @@
+"""Verify: read back what jobs saved and compare block checksums, names, sizes and digests with the catalog."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from appliance.config.schema import Config
+from appliance.errors import AwayError, ExitStatus, NotFoundError
+from appliance.magazines import attached
+from appliance.storage import saved_files
+from appliance.storage.catalog import Catalog
+from appliance.storage.joblog import LogCallback
+from appliance.storage.model import Job, SavedFile
+from appliance.storage.plan import JobReader, Part, Wanted, parts_for
+from appliance.storage.pools import reachable
+from appliance.storage.reading import Hash, new_hash
+from appliance.storage.saved_files import text
+from appliance.volumes.attributes import FileType
+from appliance.volumes.compression import decode
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.events import Data, Event, FileEnd, FileEntry, FileStart, FileState
+from appliance.volumes.reader import Damage
+
+_ALGORITHMS = {16: "MD5", 20: "SHA1", 32: "SHA256", 64: "SHA512"}
+_MOST_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """One job, or all good jobs on one magazine, or (neither) all good jobs on all magazines that are here."""
+
+    job: int | None = None
+    magazine: str | None = None
+
+
+@dataclass
+class VerifyResult:
+    """What was compared and what was wrong. *files* is the number of files that were judged."""
+
+    jobs: list[int] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error_count: int = 0
+    cancelled: bool = False
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """Failed with any error."""
+        if self.error_count or self.cancelled:
+            return ExitStatus.FAILED
+        return ExitStatus.WARNINGS if self.warnings else ExitStatus.DONE
+
+    def document(self) -> dict[str, object]:
+        """The JSON document of the command line."""
+        words = {ExitStatus.DONE: "done", ExitStatus.WARNINGS: "warnings"}
+        return {
+            "status": "cancelled" if self.cancelled else words.get(self.exit_status, "failed"),
+            "jobs": self.jobs,
+            "files": self.files,
+            "bytes": self.bytes,
+            "errors": self.errors,
+            "warnings": self.warnings,
+        }
+
+    def error(self, line: str) -> None:
+        """Something is not as it was saved."""
+        self.error_count += 1
+        if len(self.errors) < _MOST_KEPT:
+            self.errors.append(line)
+
+
+def run(
+    config: Config,
+    request: VerifyRequest,
+    *,
+    log: LogCallback,
+    progress: Callable[[int], None] = lambda count: None,
+    started: Callable[[int], None] = lambda total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> VerifyResult:
+    """Read and compare. *started* is told how many bytes there are to read, *progress* those read.
+
+    Raises `NotFoundError` (job, magazine), `AwayError` (a magazine that is needed), `CatalogError`.
+    """
+    result = VerifyResult()
+    with Catalog(config.state_dir) as catalog:
+        catalog.recover()
+        work = _work(catalog, config, request, result)
+        started(sum(part.size for _, parts in work for part in parts))
+        for job, parts in work:
+            if cancelled():
+                break
+            result.jobs.append(job.job_id)
+            before = result.error_count
+            _Check(catalog, job, parts, result).run(progress, cancelled)
+            told = "good" if result.error_count == before else f"{result.error_count - before} errors"
+            log(f"job {job.job_id} ({job.name}): {told}", {"JOB": str(job.job_id)})
+    result.cancelled = cancelled()
+    return result
+
+
+def _work(
+    catalog: Catalog, config: Config, request: VerifyRequest, result: VerifyResult
+) -> list[tuple[Job, list[Part]]]:
+    if request.job is not None:
+        job = catalog.job(request.job)
+        if not job.status.good:
+            result.warnings.append(f"job {job.job_id} ended as {job.status.word}; what it left is read anyway")
+        return [(job, parts_for(catalog, config, job))]
+    known = attached.known(config)
+    if request.magazine is not None:
+        known = tuple(magazine for magazine in known if magazine.name == request.magazine)
+        if not known:
+            raise NotFoundError(
+                f"no magazine is called {request.magazine}", hint="'magbay magazine list' shows the known ones."
+            )
+    here = [magazine for magazine in known if reachable(magazine)]
+    if not here:
+        names = " or ".join(magazine.name for magazine in known) or "a magazine"
+        raise AwayError(f"not here: {names}", hint=f"Plug in {names} and try again.")
+    good = [job for job in reversed(catalog.jobs()) if job.status.good]
+    # By magazine, so that a job which lies on several is read where it is, and the rest is somebody else's turn.
+    work = [(job, parts_for(catalog, config, job, only=magazine.identity)) for magazine in here for job in good]
+    return [(job, parts) for job, parts in work if parts]
+
+
+class _Check:
+    """Compares one job's events with its catalog rows."""
+
+    def __init__(self, catalog: Catalog, job: Job, parts: list[Part], result: VerifyResult) -> None:
+        self._catalog = catalog
+        self._job = job
+        self._parts = parts
+        self._result = result
+        self._expected = self._judged(catalog)
+        self._rows: Iterator[SavedFile] = saved_files.of_job(catalog, job.job_id)
+        self._row: SavedFile | None = None
+        self._hash: Hash | None = None
+        self._reached = 0
+
+    def _judged(self, catalog: Catalog) -> Wanted:
+        """The files that lie on the given parts only: what goes on elsewhere cannot be judged."""
+        here = {part.media.media_id for part in self._parts}
+        stretches = catalog.stretches(self._job.job_id)
+        whole = all(stretch.media_id in here for stretch in stretches)
+        expected = Wanted(self._job)
+        elsewhere = [s for s in stretches if s.media_id not in here]
+        for saved in saved_files.of_job(catalog, self._job.job_id):
+            index = saved.file_index
+            if whole or not any(s.first_index <= index <= s.last_index for s in elsewhere):
+                expected.add(saved)
+        return expected
+
+    def run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
+        for event in JobReader(self._job, progress).events(self._parts):
+            if cancelled():
+                return
+            self._take(event)
+        for index in self._expected.missing():
+            self._result.error(f"job {self._job.job_id}: {self._name(index)} is not on its volumes")
+
+    def _name(self, index: int) -> str:
+        saved = saved_files.one(self._catalog, self._job.job_id, index)
+        return text(saved.path) if saved else f"file {index}"
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Data):
+            self._data(event)
+        elif isinstance(event, FileStart):
+            self._begin(event.entry)
+        elif isinstance(event, FileEnd):
+            self._end(event)
+        elif isinstance(event, Damage):
+            self._result.error(str(event))
+
+    def _begin(self, entry: FileEntry) -> None:
+        while self._row is None or self._row.file_index < entry.file_index:
+            self._row = next(self._rows, None)
+            if self._row is None:
+                break
+        row = self._row
+        if row is None or row.file_index != entry.file_index:
+            self._result.error(f"job {self._job.job_id}: {entry.path} is on its volumes, but not in the catalog")
+            return
+        if row.path != entry.attributes.name or row.lstat.encode("ascii") != entry.attributes.stat.pack():
+            told = f"{text(row.path)} has other attributes on the volume ({entry.path})"
+            self._result.error(f"job {self._job.job_id}: {told}")
+        self._reached = 0
+        length = len(base64.b64decode(row.digest + "=" * (-len(row.digest) % 4)))
+        self._hash = new_hash(_ALGORITHMS[length]) if length in _ALGORITHMS else None
+
+    def _data(self, event: Data) -> None:
+        try:
+            chunk = decode(event.stream, event.data)
+        except VolumeError as error:
+            self._result.error(f"job {self._job.job_id}: {event.entry.path}: {error.message}")
+            return
+        self._reached = (self._reached if chunk.offset is None else chunk.offset) + len(chunk.data)
+        self._result.bytes += len(chunk.data)
+        if self._hash:
+            self._hash.update(chunk.data)
+
+    def _end(self, event: FileEnd) -> None:
+        entry = event.entry
+        if not self._expected.wants(entry.file_index):
+            return
+        self._expected.done(entry.file_index)
+        self._result.files += 1
+        if event.state is not FileState.WHOLE:
+            self._result.error(f"job {self._job.job_id}: {entry.path} is {event.state.value}")
+        elif entry.attributes.ftype in (FileType.REGULAR, FileType.EMPTY):
+            self._compare(entry)
+
+    def _compare(self, entry: FileEntry) -> None:
+        size = entry.attributes.stat.size
+        if self._reached != size:
+            told = f"has {self._reached} bytes on the volume, {size} were saved"
+            self._result.error(f"job {self._job.job_id}: {entry.path} {told}")
+        elif self._hash and self._row:
+            digest = base64.b64encode(self._hash.digest()).rstrip(b"=").decode("ascii")
+            if digest != self._row.digest:
+                self._result.error(f"job {self._job.job_id}: {entry.path} differs from its digest")
