@@ -1,0 +1,215 @@
+"""`magbay volume list|show|extract|check`: bare volume files, without catalog, daemon or configuration."""
+
+from __future__ import annotations
+
+import argparse
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.cli.output import Output, human_bytes
+from appliance.cli.volume_report import Report, iso_time
+from appliance.errors import ExitStatus, NotFoundError
+from appliance.storage.extract import Extractor, Replace, link_aliases, path_filter
+from appliance.volumes.bsr import Bootstrap, parse_bsr
+from appliance.volumes.events import Digest, Event, FileEnd, FileEntry, FileStart
+from appliance.volumes.reading import in_order, read_volumes
+from appliance.volumes.verify import ContentCheck
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_TYPE_LETTERS = {
+    "file": "-", "directory": "d", "symlink": "l", "hardlink": "h", "fifo": "p", "character-device": "c",
+    "block-device": "b", "deleted": "D", "plugin": "P",
+}  # fmt: skip
+
+
+def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the noun `volume`."""
+    noun = subparsers.add_parser("volume", help="bare volume files: list, show, extract, check")
+    verbs = noun.add_subparsers(metavar="VERB", required=True)
+    listing = verbs.add_parser("list", help="the files on volumes, with their digests")
+    show = verbs.add_parser("show", help="labels and jobs of volumes")
+    extract = verbs.add_parser("extract", help="restore files below a directory")
+    check = verbs.add_parser("check", help="read everything and compare it with checksums and digests")
+    for parser, run in ((listing, run_list), (show, run_show), (extract, run_extract), (check, run_check)):
+        parser.add_argument("volumes", nargs="+", type=Path, metavar="VOLUME", help="volume files, in their order")
+        parser.set_defaults(run=run)
+    for parser in (listing, extract, check):
+        parser.add_argument("--bsr", type=Path, metavar="FILE", help="only what this bootstrap file selects")
+    for parser in (listing, extract):
+        parser.add_argument(
+            "--file", action="append", default=[], metavar="GLOB", help="only matching files and what lies below them"
+        )
+    extract.add_argument("--to", type=Path, required=True, metavar="DIR", help="directory to restore below")
+    extract.add_argument(
+        "--replace", choices=[one.value for one in Replace], default=Replace.ALWAYS.value, help="default: always"
+    )
+
+
+class _Reading:
+    """The volumes of one command: their order, size, selection."""
+
+    def __init__(self, args: argparse.Namespace, out: Output) -> None:
+        self.out = out
+        self.report = Report()
+        self.bootstrap = _read_bsr(args.bsr) if getattr(args, "bsr", None) else None
+        self.paths = in_order(args.volumes)
+        self.total = sum(path.stat().st_size for path in self.paths)
+        if self.paths != args.volumes:
+            out.warn("magbay: the volumes are read in the order of their labels: " + _names(self.paths))
+
+    def events(self, label: str) -> Iterator[Event]:
+        """All events, with progress."""
+        with self.out.progress(label, self.total) as display:
+            for event in read_volumes(self.paths, select=self.bootstrap, advance=display.advance):
+                self.report.take(event)
+                yield event
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _read_bsr(path: Path) -> Bootstrap:
+    try:
+        text = path.read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such bootstrap file") from None
+    return parse_bsr(text, str(path))
+
+
+def _file_document(entry: FileEntry) -> dict[str, Any]:
+    saved = entry.attributes.stat
+    return {
+        "path": entry.path,
+        "type": entry.attributes.kind,
+        "size": saved.size,
+        "mode": saved.mode,
+        "uid": saved.uid,
+        "gid": saved.gid,
+        "mtime": saved.mtime,
+        "link": entry.link or None,
+        "file_index": entry.file_index,
+        "job_id": entry.job_id,
+        "digest": None,
+        "volume": Path(entry.volume).name,
+        "state": "whole",
+    }
+
+
+def _file_line(entry: FileEntry) -> str:
+    saved = entry.attributes.stat
+    letter = _TYPE_LETTERS.get(entry.attributes.kind, "?")
+    link = f" -> {entry.link}" if entry.link else ""
+    mode = stat.filemode(stat.S_IMODE(saved.mode))[1:]
+    name = entry.path.replace("\n", "\\n")
+    return f"{letter}{mode} {saved.uid:>5} {saved.gid:>5} {saved.size:>12} {iso_time(saved.mtime)} {name}{link}"
+
+
+def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Print every file; damage and jobs below."""
+    reading = _Reading(args, out)
+    wanted = path_filter(args.file) if args.file else None
+    files: dict[tuple[Any, int], dict[str, Any]] = {}
+    documents: list[dict[str, Any]] = []
+    count = 0
+    for event in reading.events("list"):
+        if isinstance(event, FileStart) and (wanted is None or wanted(event.entry)):
+            count += 1
+            out.line(_file_line(event.entry))
+            if out.json:
+                documents.append(_file_document(event.entry))
+                files[event.entry.ids, event.entry.file_index] = documents[-1]
+        elif out.json:
+            _complete(files, event)
+    if wanted and not count:
+        raise _nothing(args.file)
+    out.document({"files": documents, **reading.report.document()})
+    out.line(f"{count} files")
+    return reading.report.print(out)
+
+
+def _complete(files: dict[tuple[Any, int], dict[str, Any]], event: Event) -> None:
+    """Add what comes behind the attributes to the file's document."""
+    entry = getattr(event, "entry", None)
+    document = files.get((entry.ids, entry.file_index)) if entry else None
+    if document is None:
+        return
+    if isinstance(event, Digest):
+        document["digest"] = {"algorithm": event.algorithm, "hex": event.value.hex()}
+    elif isinstance(event, FileEnd):
+        document["state"] = event.state.value
+        del files[event.entry.ids, event.entry.file_index]
+
+
+def _nothing(globs: Sequence[str]) -> NotFoundError:
+    return NotFoundError(
+        f"no file on the volumes matches {' or '.join(globs)}", hint="'magbay volume list' shows the names as saved."
+    )
+
+
+def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Print the labels of the volumes and the jobs on them."""
+    reading = _Reading(args, out)
+    for _ in reading.events("show"):
+        pass
+    report = reading.report
+    out.document({"volumes": report.volumes_document(), **report.document()})
+    report.print_volumes(out)
+    report.print_jobs(out)
+    return report.print(out)
+
+
+def run_check(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Check every block, every record, every digest."""
+    reading = _Reading(args, out)
+    check = ContentCheck()
+    for event in reading.events("check"):
+        check.take(event)
+    counts = {name: getattr(check, name) for name in ("files", "bytes", "verified", "unverified")}
+    out.document({"counts": counts, "mismatches": check.mismatches, **reading.report.document()})
+    reading.report.print_jobs(out)
+    out.line(
+        f"{check.files} files, {human_bytes(check.bytes)} of data; digests: {check.verified} match, "
+        f"{len(check.mismatches)} do not, {check.unverified} of a kind that is not checked"
+    )
+    for text in check.mismatches:
+        out.warn(f"magbay: {text}")
+    status = reading.report.print(out)
+    if check.mismatches:
+        return ExitStatus.FAILED
+    return ExitStatus.WARNINGS if status is ExitStatus.DONE and reading.report.open_ended else status
+
+
+def run_extract(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Restore below --to."""
+    reading = _Reading(args, out)
+    wanted = path_filter(args.file) if args.file else None
+    aliases = link_aliases(read_volumes(reading.paths, select=reading.bootstrap), wanted) if wanted else None
+    extractor = Extractor(args.to, select=wanted, aliases=aliases, replace=Replace(args.replace))
+    summary = extractor.run(reading.events("extract"))
+    if wanted and not (summary.files or summary.skipped or summary.failed):
+        raise _nothing(args.file)
+    out.document(
+        {
+            "target": str(args.to),
+            "files": summary.files,
+            "bytes": summary.bytes,
+            "skipped": summary.skipped,
+            "unverified": summary.unverified,
+            "warnings": summary.warnings,
+            "errors": summary.errors,
+            **reading.report.document(),
+        }
+    )
+    for text in (*summary.warnings, *summary.errors):
+        out.warn(f"magbay: {text}")
+    skipped = f", {summary.skipped} left as they are" if summary.skipped else ""
+    unverified = f", {summary.unverified} with a digest of a kind that is not checked" if summary.unverified else ""
+    out.line(f"{summary.files} files, {human_bytes(summary.bytes)} to {args.to}{skipped}{unverified}")
+    if reading.report.damages:
+        out.warn(f"        {reading.report.hint()}")
+    return summary.status

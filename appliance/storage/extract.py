@@ -1,0 +1,407 @@
+"""From the events of volumes to files below a target directory, each compared with its digest on the way."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from appliance.errors import ExitStatus, MagbayError
+from appliance.storage.targets import Parts, Target, parts_of
+from appliance.volumes.attributes import FileType
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.compression import decode
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.events import (
+    Acl,
+    Data,
+    Digest,
+    Event,
+    FileEnd,
+    FileEntry,
+    FileStart,
+    FileState,
+    Partial,
+    SessionEnd,
+    Xattr,
+)
+from appliance.volumes.reader import Damage
+from appliance.volumes.verify import DigestPlan, FileDigest
+
+_TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_AS_FILE = {FileType.EMPTY, FileType.REGULAR, FileType.PLUGIN, FileType.RAW, FileType.FIFO}
+_NO_FILE = {
+    FileType.DELETED,
+    FileType.RESTORE_FIRST,
+    FileType.PLUGIN_CONFIG,
+    FileType.PLUGIN_CONFIG_FILLED,
+    FileType.PLUGIN_OBJECT,
+    FileType.SECURITY_OBJECT,
+}
+_MAX_MESSAGES = 10_000  # kept of each kind; the counts go on
+Key = tuple[SessionIds, int]
+"""A file: its session and FileIndex."""
+
+
+class Replace(Enum):
+    """What happens to a file that is there already."""
+
+    ALWAYS = "always"
+    NEVER = "never"
+    IF_NEWER = "if-newer"
+
+
+class Outcome(Enum):
+    """What became of one file."""
+
+    RESTORED = "restored"
+    SKIPPED = "skipped"
+    WARNED = "restored, with a warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """*path* as on the volume; *message* empty when all is well."""
+
+    path: str
+    outcome: Outcome
+    message: str = ""
+
+
+@dataclass
+class Summary:
+    """Counts of an extraction; *bytes* written as data. *warnings* and *errors* name the file first."""
+
+    files: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    unverified: int = 0  # files with a digest of a kind that is not computed
+    failed: int = 0
+    warned: int = 0
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Count a warning."""
+        self.warned += 1
+        if self.warned <= _MAX_MESSAGES:
+            self.warnings.append(text)
+
+    def fail(self, text: str) -> None:
+        """Count an error."""
+        self.failed += 1
+        if self.failed <= _MAX_MESSAGES:
+            self.errors.append(text)
+
+    @property
+    def status(self) -> ExitStatus:
+        """1 with errors, 3 with warnings, else 0."""
+        if self.failed:
+            return ExitStatus.FAILED
+        return ExitStatus.WARNINGS if self.warned else ExitStatus.DONE
+
+
+@dataclass
+class _Open:
+    """The file of a session that is being written."""
+
+    entry: FileEntry
+    parts: Parts
+    path: str
+    fd: int | None = None
+    digest: FileDigest | None = None
+    position: int = 0
+    length: int = 0
+    has_holes: bool = False
+    failed: str = ""
+    verified: bool | None = None
+    has_digest: bool = False
+    acls: list[tuple[int, bytes]] = field(default_factory=list)
+    xattrs: list[bytes] = field(default_factory=list)
+
+
+def path_filter(globs: Sequence[str]) -> Callable[[FileEntry], bool]:
+    """Whether an entry matches one of *globs*, or lies below a directory that does.
+
+    A pattern with a slash is compared with the whole path, one without with the last component; `*` spans slashes.
+    """
+
+    def matches(entry: FileEntry) -> bool:
+        path = entry.path.rstrip("/")
+        while path:
+            for glob in globs:
+                wanted = glob.rstrip("/")
+                seen = path if "/" in wanted else path.rpartition("/")[2]
+                if fnmatch.fnmatchcase(seen, wanted):
+                    return True
+            path = path.rpartition("/")[0]
+        return False
+
+    return matches
+
+
+def link_aliases(events: Iterable[Event], select: Callable[[FileEntry], bool]) -> dict[Key, bytes]:
+    """For hard links that *select* wants without the file that holds their data: that file -> name of the first link.
+
+    Costs a reading of the volumes of its own; without a selection it is not needed.
+    """
+    selected: set[Key] = set()
+    aliases: dict[Key, bytes] = {}
+    for event in events:
+        if isinstance(event, FileStart) and select(event.entry):
+            saved = event.entry.attributes.stat
+            if event.entry.attributes.ftype == FileType.HARD_LINK:
+                aliases.setdefault((event.entry.ids, saved.link_fi), event.entry.attributes.name)
+            elif saved.nlink > 1:
+                selected.add((event.entry.ids, event.entry.file_index))
+    return {key: name for key, name in aliases.items() if key not in selected}
+
+
+class Extractor:
+    """Writes the files of an event stream below *target* (made if missing; "/" restores to where they came from).
+
+    *select*: which entries (default all). *aliases*: from `link_aliases`. *algorithm*: digest of the job, if known.
+    *on_result* is told what became of each file. One extractor for one run.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        select: Callable[[FileEntry], bool] | None = None,
+        replace: Replace = Replace.ALWAYS,
+        aliases: Mapping[Key, bytes] | None = None,
+        algorithm: str | None = None,
+        on_result: Callable[[FileResult], None] | None = None,
+    ) -> None:
+        self.summary = Summary()
+        self._target = Target(target)
+        self._select = select
+        self._replace = replace
+        self._aliases = aliases or {}
+        self._plan = DigestPlan(algorithm)
+        self._on_result = on_result
+        self._open: dict[SessionIds, _Open] = {}
+        self._directories: dict[Parts, _Open] = {}
+        self._links: dict[Key, Parts] = {}
+
+    def run(self, events: Iterable[Event]) -> Summary:
+        """Consume *events*; gives the summary. `MagbayError` when the target is full; others as the events do."""
+        try:
+            for event in events:
+                self._handle(event)
+            self._finish()
+        except OSError as error:
+            hint = "What was restored so far is kept; make room and run it again."
+            raise MagbayError(f"{self._target.root}: {error.strerror}", hint=hint) from None
+        finally:
+            for one in self._open.values():
+                if one.fd is not None:
+                    os.close(one.fd)
+            self._target.close()
+        return self.summary
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Data | Digest | Acl | Xattr | FileEnd):
+            one = self._open.get(event.entry.ids)
+            if one is not None:
+                self._more(one, event)
+        elif isinstance(event, FileStart):
+            self._start(event.entry)
+        elif isinstance(event, Damage):
+            self.summary.fail(str(event))
+        elif isinstance(event, Partial):
+            self.summary.warn(str(event))
+        elif isinstance(event, SessionEnd):
+            self._plan.forget(event.ids)
+
+    # One file
+
+    def _more(self, one: _Open, event: Data | Digest | Acl | Xattr | FileEnd) -> None:
+        if isinstance(event, Data):
+            if not one.failed:
+                self._write(one, event)
+        elif isinstance(event, FileEnd):
+            del self._open[event.entry.ids]
+            self._end(one, event)
+        else:
+            self._keep(one, event)
+
+    def _start(self, entry: FileEntry) -> None:
+        name = entry.attributes.name
+        if self._select is not None and not self._select(entry):
+            if (entry.ids, entry.file_index) not in self._aliases:
+                return
+            name = self._aliases[entry.ids, entry.file_index]
+        path = name.decode("utf-8", "surrogateescape")
+        kind = entry.attributes.kind
+        one = _Open(entry, parts_of(name), path)
+        first = self._links.get((entry.ids, entry.attributes.stat.link_fi))
+        if entry.attributes.ftype in _NO_FILE or (kind == "hardlink" and first == one.parts):
+            return  # nothing to make, or made already under this name with the data of another
+        try:
+            if self._is_in_the_way(one, kind):
+                self.summary.skipped += 1
+                self._tell(path, Outcome.SKIPPED, "is there already")
+                return
+            self._create(one, kind)
+        except (OSError, OverflowError, VolumeError) as error:
+            self._fail(one, error)
+        self._open[entry.ids] = one
+
+    def _is_in_the_way(self, one: _Open, kind: str) -> bool:
+        if not one.parts:
+            if kind != "directory":
+                raise VolumeError("its name has no component below the target")
+            return False
+        found = self._target.existing(one.parts)
+        if found is None or (kind == "directory" and self._replace is not Replace.NEVER):
+            return False
+        if self._replace is Replace.NEVER:
+            return True
+        if self._replace is Replace.IF_NEWER and one.entry.attributes.stat.mtime <= int(found.st_mtime):
+            return True
+        self._target.remove(one.parts)
+        return False
+
+    def _create(self, one: _Open, kind: str) -> None:
+        attributes = one.entry.attributes
+        if attributes.ftype in _AS_FILE:
+            one.fd = self._target.create_file(one.parts)
+            one.digest = self._plan.start(one.entry.ids)
+        elif kind == "directory":
+            self._target.create_directory(one.parts)
+        elif kind == "symlink":
+            self._target.create_symlink(one.parts, attributes.link)
+        elif kind == "hardlink":
+            self._create_link(one)
+        elif attributes.ftype == FileType.SPECIAL and kind != "other":
+            self._create_node(one, kind)
+        else:
+            raise VolumeError(f"its type ({kind}, code {attributes.ftype}) cannot be restored")
+        key = (one.entry.ids, one.entry.file_index)
+        if (attributes.stat.nlink > 1 and kind not in ("directory", "hardlink")) or key in self._aliases:
+            self._links[key] = one.parts
+
+    def _create_link(self, one: _Open) -> None:
+        first = self._links.get((one.entry.ids, one.entry.attributes.stat.link_fi))
+        if first is None:
+            raise VolumeError(f"it is a link to {one.entry.link!r}, whose data are not among the files extracted")
+        self._target.create_link(one.parts, first)
+
+    def _create_node(self, one: _Open, kind: str) -> None:
+        try:
+            self._target.create_node(one.parts, one.entry.attributes.stat)
+        except PermissionError:
+            one.failed = f"{kind} not made (only root may)"
+            self.summary.warn(f"{one.path}: {one.failed}")
+
+    def _write(self, one: _Open, event: Data) -> None:
+        try:
+            chunk = decode(event.stream, event.data)
+            if one.fd is None:
+                raise VolumeError(f"it is a {one.entry.attributes.kind} but has data")
+            if chunk.offset is not None:
+                one.position, one.has_holes = chunk.offset, True
+            if one.digest is not None:
+                one.digest.update(chunk.data)
+            data = chunk.data
+            while data:
+                written = os.pwrite(one.fd, data, one.position)
+                one.position += written
+                data = data[written:]
+            self.summary.bytes += len(chunk.data)
+            one.length = max(one.length, one.position)
+        except (OSError, OverflowError, VolumeError) as error:
+            self._fail(one, error)
+
+    def _keep(self, one: _Open, event: Digest | Acl | Xattr) -> None:
+        if isinstance(event, Acl):
+            one.acls.append((event.stream, event.data))
+        elif isinstance(event, Xattr):
+            one.xattrs.append(event.data)
+        else:
+            one.has_digest = True
+            self._plan.learn(event)
+            if one.digest is not None:
+                one.verified = one.digest.matches(event.algorithm, event.value)
+
+    def _end(self, one: _Open, event: FileEnd) -> None:
+        if one.digest is not None and one.digest.bytes and not one.has_digest:
+            self._plan.learn_none(event)
+        try:
+            if one.failed:
+                return
+            missed = self._complete(one)
+        except (OSError, OverflowError) as error:
+            self._fail(one, error)
+            return
+        finally:
+            if one.fd is not None:
+                os.close(one.fd)
+                one.fd = None
+        self.summary.files += 1
+        self._judge(one, event, missed)
+
+    def _complete(self, one: _Open) -> list[str]:
+        """Length and attributes of a file whose data are written. Those of directories wait for their contents."""
+        saved = one.entry.attributes.stat
+        kind = one.entry.attributes.kind
+        if kind == "directory":
+            self._directories[one.parts] = one
+            return []
+        if kind == "hardlink":
+            return []
+        missed = []
+        if one.fd is not None:
+            if one.has_holes and saved.size > one.length:
+                os.ftruncate(one.fd, saved.size)
+                one.length = saved.size
+            if one.length != saved.size and saved.size >= 0:
+                missed.append(f"has {one.length} bytes, not {saved.size} as when its saving began")
+        return missed + self._target.apply(one.parts, saved, one.acls, one.xattrs, one.fd)
+
+    def _judge(self, one: _Open, event: FileEnd, missed: list[str]) -> None:
+        if event.state is FileState.DAMAGED:
+            self._fail(one, VolumeError("is kept, but not whole: damaged on the volume"))
+        elif one.has_digest and one.verified is False:
+            self._fail(one, VolumeError("is kept, but its content does not match its digest"))
+        else:
+            if event.state is FileState.CUT:
+                missed = ["is not whole: the volumes end inside it", *missed]
+            if one.has_digest and one.digest is not None and one.verified is None:
+                self.summary.unverified += 1
+            for text in missed:
+                self.summary.warn(f"{one.path}: {text}")
+            self._tell(one.path, Outcome.WARNED if missed else Outcome.RESTORED, "; ".join(missed))
+
+    def _fail(self, one: _Open, error: Exception) -> None:
+        if isinstance(error, OSError) and error.errno in _TARGET_GONE:
+            raise error
+        message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        one.failed = message
+        self.summary.fail(f"{one.path}: {message}")
+        self._tell(one.path, Outcome.FAILED, message)
+
+    def _tell(self, path: str, outcome: Outcome, message: str) -> None:
+        if self._on_result is not None:
+            self._on_result(FileResult(path, outcome, message))
+
+    def _finish(self) -> None:
+        """Attributes of directories, the deepest first, so that making files in them does not change their times."""
+        for parts in sorted(self._directories, key=len, reverse=True):
+            one = self._directories[parts]
+            try:
+                found = self._target.existing(parts) if parts else None
+                if found is not None and stat.S_ISDIR(found.st_mode):
+                    for text in self._target.apply(parts, one.entry.attributes.stat, one.acls, one.xattrs):
+                        self.summary.warn(f"{one.path}: {text}")
+            except OSError as error:
+                self._fail(one, error)
+        self._target.settle()

@@ -1,0 +1,274 @@
+"""The directory that files are restored below: nothing is ever made, changed or followed outside of it.
+
+Every path is walked component by component from the target's descriptor and no symbolic link is followed, so neither
+`..` nor a link (from the volume, or one that was there) leads out.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat as modes
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from appliance.errors import MagbayError
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.stat64 import EncodedStat
+
+Parts = tuple[bytes, ...]
+_WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SPECIAL_BITS = 0o6000
+_XATTR_MAGIC = 0x005C5884
+_ACL_VERSION = 2  # of the kernel's form (linux/posix_acl_xattr.h): u32 version, then entries of tag, permissions, id
+_NO_ID = 0xFFFFFFFF
+_ACL_TAGS = {("user", False): 1, ("user", True): 2, ("group", False): 4, ("group", True): 8, ("mask", False): 16}
+_ACL_OTHER = 32
+_ACL_NAMES = {1007: "system.posix_acl_default", 1008: "system.posix_acl_access"}
+_ACL_NAMES |= {15: "system.posix_acl_access", 16: "system.posix_acl_default"}
+
+
+def parts_of(name: bytes) -> Parts:
+    """The components of a name on a volume below the target; `..` never climbs above it."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return tuple(parts)
+
+
+class Target:
+    """An open target directory (made when missing). Raises `MagbayError` when it cannot be used."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise MagbayError(f"{root}: {error.strerror}", hint="Give a directory that can be written to.") from None
+        self._umask = os.umask(0o77)
+        os.umask(self._umask)
+        self._parent: tuple[Parts, int] | None = None  # the directory used last
+        self._implicit: set[Parts] = set()  # made on the way, not yet seen on the volume
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self._forget()
+        os.close(self._root)
+
+    def _forget(self) -> None:
+        if self._parent:
+            os.close(self._parent[1])
+            self._parent = None
+
+    def parent(self, parts: Parts) -> int:
+        """A descriptor of the directory that *parts* lies in, valid until the next call. Raises `OSError`."""
+        wanted = parts[:-1]
+        if self._parent and self._parent[0] == wanted:
+            return self._parent[1]
+        fd = os.dup(self._root)
+        try:
+            for depth, part in enumerate(wanted, 1):
+                below = self._step(fd, part, wanted[:depth])
+                os.close(fd)
+                fd = below
+        except BaseException:
+            os.close(fd)
+            raise
+        self._forget()
+        self._parent = (wanted, fd)
+        return fd
+
+    def _step(self, fd: int, part: bytes, whole: Parts) -> int:
+        try:
+            return os.open(part, _WALK, dir_fd=fd)
+        except FileNotFoundError:
+            # Closed to others until its own entry comes, which on a volume is behind its contents.
+            os.mkdir(part, 0o700, dir_fd=fd)
+            self._implicit.add(whole)
+            return os.open(part, _WALK, dir_fd=fd)
+        except NotADirectoryError:
+            what = os.fsdecode(b"/".join(whole))
+            reason = f"{what} in the target is a link or no directory, and is not followed"
+            raise OSError(errno.ENOTDIR, reason) from None
+
+    def existing(self, parts: Parts) -> os.stat_result | None:
+        """What is there now (a link itself, not its target), or None. Raises `OSError`."""
+        try:
+            return os.stat(parts[-1], dir_fd=self.parent(parts), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def remove(self, parts: Parts) -> None:
+        """Make room for something else. Raises `OSError`, among others for a directory that is not empty."""
+        found = self.existing(parts)
+        if found is None:
+            return
+        if modes.S_ISDIR(found.st_mode):
+            os.rmdir(parts[-1], dir_fd=self.parent(parts))
+            self._implicit.discard(parts)
+            self._forget()
+        else:
+            os.unlink(parts[-1], dir_fd=self.parent(parts))
+
+    def create_file(self, parts: Parts) -> int:
+        """A new regular file, open for writing, readable by its owner only. Raises `OSError`."""
+        return os.open(parts[-1], _CREATE, 0o600, dir_fd=self.parent(parts))
+
+    def create_directory(self, parts: Parts) -> None:
+        """A directory, which may be there already. Raises `OSError`."""
+        self._implicit.discard(parts)
+        if not parts:
+            return
+        found = self.existing(parts)
+        if found is not None and not modes.S_ISDIR(found.st_mode):
+            self.remove(parts)
+            found = None
+        if found is None:
+            os.mkdir(parts[-1], 0o700, dir_fd=self.parent(parts))
+
+    def create_symlink(self, parts: Parts, text: bytes) -> None:
+        """A symbolic link that reads *text*. Raises `OSError`."""
+        os.symlink(text, parts[-1], dir_fd=self.parent(parts))
+
+    def create_link(self, parts: Parts, first: Parts) -> None:
+        """Another name of *first*. Raises `OSError`."""
+        source = os.dup(self.parent(first))
+        try:
+            os.link(
+                first[-1], parts[-1], src_dir_fd=source, dst_dir_fd=self.parent(parts), follow_symlinks=False
+            )
+        finally:
+            os.close(source)
+
+    def create_node(self, parts: Parts, stat: EncodedStat) -> None:
+        """A FIFO or device node. Raises `OSError`; `OverflowError` for numbers that are none."""
+        os.mknod(parts[-1], modes.S_IFMT(stat.mode) | 0o600, stat.rdev, dir_fd=self.parent(parts))
+
+    def apply(
+        self, parts: Parts, stat: EncodedStat, acls: list[tuple[int, bytes]], xattrs: list[bytes], fd: int | None = None
+    ) -> list[str]:
+        """Owner, mode, ACL, extended attributes, times, as far as allowed; gives what could not be set, in words.
+
+        *fd*: the file, when it is open. Owners are set by root only; others lose setuid bits of foreign files.
+        """
+        if not parts:
+            return []
+        # Only this process makes links below the target, so a path through the parent's descriptor that is no link
+        # now leads to the thing itself.
+        path = f"/proc/self/fd/{self.parent(parts)}/".encode() + parts[-1]
+        place = path if fd is None else fd
+        is_link = fd is None and modes.S_ISLNK(os.lstat(path).st_mode)
+        missed: list[str] = []
+        if os.geteuid() == 0:
+            _try(missed, "owner", lambda: os.chown(place, stat.uid, stat.gid, follow_symlinks=not is_link))
+        mode = stat.mode & 0o7777
+        if os.geteuid() not in (0, stat.uid):
+            mode &= ~_SPECIAL_BITS
+        if not is_link:
+            _try(missed, "mode", lambda: os.chmod(place, mode))  # noqa: PTH101 (a descriptor)
+        for stream, text in acls:
+            _try(missed, "ACL", partial(_set_acl, place, not is_link, stream, text))
+        for packed in xattrs:
+            _try(missed, "extended attributes", partial(_set_xattrs, place, not is_link, packed))
+        times = (stat.atime * 10**9, stat.mtime * 10**9)
+        _try(missed, "times", lambda: os.utime(place, ns=times, follow_symlinks=not is_link))
+        return missed
+
+    def settle(self) -> None:
+        """At the end: open the directories that were made on the way and are not on the volume. Raises `OSError`."""
+        for parts in self._implicit:
+            found = self.existing(parts)
+            if found is not None and modes.S_ISDIR(found.st_mode):
+                os.chmod(parts[-1], 0o777 & ~self._umask, dir_fd=self.parent(parts))
+        self._implicit.clear()
+
+
+def _try(missed: list[str], what: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        missed.append(f"{what} not set ({error.strerror})")
+    except (OverflowError, VolumeError) as error:
+        missed.append(f"{what} not set ({error})")
+
+
+def unpack_xattrs(packed: bytes) -> list[tuple[bytes, bytes]]:
+    """The (name, value) pairs of an extended attributes record (stream 1998). Raises `VolumeError`.
+
+    Source: volume format, section 9.4.
+    """
+    found, at = [], 0
+
+    def take(length: int) -> bytes:
+        nonlocal at
+        if length > len(packed) - at:
+            raise VolumeError("the record of extended attributes is damaged")
+        at += length
+        return packed[at - length : at]
+
+    while at < len(packed):
+        magic, length = struct.unpack(">II", take(8))
+        name = take(length)
+        if magic != _XATTR_MAGIC or not name or b"\0" in name:
+            raise VolumeError("the record of extended attributes is damaged")
+        (length,) = struct.unpack(">I", take(4))
+        found.append((name, take(length)))
+    return found
+
+
+def _set_xattrs(place: int | bytes, follow: bool, packed: bytes) -> None:
+    failed: list[str] = []
+    for name, value in unpack_xattrs(packed):
+        try:
+            os.setxattr(place, name, value, follow_symlinks=follow)
+        except OSError as error:
+            failed.append(f"{os.fsdecode(name)}: {error.strerror}")
+    if failed:
+        raise VolumeError("; ".join(failed))
+
+
+def _set_acl(place: int | bytes, follow: bool, stream: int, text: bytes) -> None:
+    name = _ACL_NAMES.get(stream)
+    if name is None:
+        raise VolumeError(f"of another system, stream {stream}")
+    os.setxattr(place, name, pack_acl(text), follow_symlinks=follow)
+
+
+def pack_acl(text: bytes) -> bytes:
+    """The kernel's form of an ACL from the text of acl_to_text(3). Raises `VolumeError` for anything else.
+
+    Names that this system does not know are taken as numbers if they are some.
+    """
+    entries = []
+    for line in text.rstrip(b"\0").decode("utf-8", "surrogateescape").splitlines():
+        fields = line.partition("#")[0].strip().split(":")
+        if fields == [""]:
+            continue
+        if len(fields) != 3 or len(fields[2]) != 3:
+            raise VolumeError(f"the ACL has the line {line[:60]!r}")
+        kind, who, letters = fields
+        tag = _ACL_OTHER if kind == "other" else _ACL_TAGS.get((kind, bool(who)))
+        if tag is None:
+            raise VolumeError(f"the ACL has the line {line[:60]!r}")
+        bits = sum(bit for bit, letter in zip((4, 2, 1), letters, strict=True) if letter != "-")
+        entries.append((tag, bits, _identity(kind, who) if tag in (2, 8) else _NO_ID))
+    entries.sort(key=lambda entry: (entry[0], entry[2]))
+    return struct.pack("<I", _ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def _identity(kind: str, who: str) -> int:
+    try:
+        return pwd.getpwnam(who).pw_uid if kind == "user" else grp.getgrnam(who).gr_gid
+    except (KeyError, ValueError):
+        if not who.isdigit() or int(who) >= _NO_ID:
+            raise VolumeError(f"the ACL names the {kind} {who!r}, who is not known here") from None
+        return int(who)

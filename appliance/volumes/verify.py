@@ -1,0 +1,128 @@
+"""Comparing the data of a file with its digest record, which comes behind the data. Source: volume format, section 8.
+
+Which algorithm a session uses shows with its first digest, so the first file with data is hashed with all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from appliance.volumes.attributes import FileType
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.compression import decode
+from appliance.volumes.errors import UnsupportedError, VolumeError
+from appliance.volumes.events import Data, Digest, Event, FileEnd, FileStart, FileState, SessionEnd
+from appliance.volumes.streams import DIGEST_STREAMS
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_ALL = frozenset(DIGEST_STREAMS)
+
+
+class FileDigest:
+    """Hashes the plain bytes of one file in the order in which they were sent (holes left out)."""
+
+    def __init__(self, algorithms: frozenset[str]) -> None:
+        self._hashes: dict[str, _Hash] = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+        self.bytes = 0
+
+    def update(self, data: memoryview) -> None:
+        """Add the bytes of a data record."""
+        self.bytes += len(data)
+        for one in self._hashes.values():
+            one.update(data)
+
+    def matches(self, algorithm: str, value: bytes) -> bool | None:
+        """Whether the digest is the one recorded; None when this algorithm was not computed."""
+        found = self._hashes.get(algorithm)
+        return None if found is None else found.digest() == value
+
+
+class DigestPlan:
+    """Knows which algorithms the files of each session need. *known*: what the caller knows, for all sessions."""
+
+    def __init__(self, known: str | None = None) -> None:
+        self._known = frozenset({known}) if known in _ALL else None
+        self._learned: dict[SessionIds, frozenset[str]] = {}
+
+    def start(self, ids: SessionIds) -> FileDigest:
+        """The digest for the next file of session *ids*."""
+        return FileDigest(self._learned.get(ids, self._known if self._known is not None else _ALL))
+
+    def learn(self, digest: Digest) -> None:
+        """A digest record was seen."""
+        if digest.algorithm in _ALL:
+            ids = digest.entry.ids
+            self._learned[ids] = self._learned.get(ids, frozenset()) | {digest.algorithm}
+
+    def learn_none(self, end: FileEnd) -> None:
+        """A file with data ended without a digest: its session has none, as long as none shows up."""
+        if end.state is FileState.WHOLE:
+            self._learned.setdefault(end.entry.ids, frozenset())
+
+    def forget(self, ids: SessionIds) -> None:
+        """The session is over."""
+        self._learned.pop(ids, None)
+
+
+@dataclass
+class ContentCheck:
+    """Decodes and hashes everything that passes by and keeps nothing. *mismatches*: what is wrong with which file."""
+
+    files: int = 0
+    bytes: int = 0
+    verified: int = 0  # files whose digest matched
+    unverified: int = 0  # files with a digest of a kind that is not computed, or data that cannot be decoded
+    mismatches: list[str] = field(default_factory=list)
+    _plan: DigestPlan = field(default_factory=DigestPlan)
+    _open: dict[SessionIds, FileDigest | None] = field(default_factory=dict)
+
+    def take(self, event: Event) -> None:
+        """Look at one event."""
+        if isinstance(event, Data):
+            self._data(event)
+        elif isinstance(event, FileStart):
+            self.files += 1
+            self._open[event.entry.ids] = self._plan.start(event.entry.ids)
+        elif isinstance(event, Digest):
+            self._judge(event)
+        elif isinstance(event, FileEnd):
+            digest = self._open.pop(event.entry.ids, None)
+            if digest is not None and digest.bytes:
+                self._plan.learn_none(event)
+        elif isinstance(event, SessionEnd):
+            self._plan.forget(event.ids)
+
+    def _data(self, event: Data) -> None:
+        digest = self._open.get(event.entry.ids)
+        if digest is None:
+            return
+        try:
+            plain = decode(event.stream, event.data).data
+        except UnsupportedError:
+            self._open[event.entry.ids] = None
+            self.unverified += 1
+        except VolumeError as error:
+            self._open[event.entry.ids] = None
+            self.mismatches.append(f"{event.entry.path}: {error.message}")
+        else:
+            self.bytes += len(plain)
+            digest.update(plain)
+
+    def _judge(self, event: Digest) -> None:
+        self._plan.learn(event)
+        digest = self._open.get(event.entry.ids)
+        # A hard link repeats the digest of data that stand elsewhere.
+        if digest is None or event.entry.attributes.ftype == FileType.HARD_LINK:
+            return
+        self._open[event.entry.ids] = None
+        matches = digest.matches(event.algorithm, event.value)
+        if matches:
+            self.verified += 1
+        elif matches is None:
+            self.unverified += 1
+        else:
+            self.mismatches.append(f"{event.entry.path}: its content does not match its {event.algorithm} digest")
