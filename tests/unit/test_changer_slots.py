@@ -317,9 +317,7 @@ class TestSlotsCommand:
             {"slot": 2, "volume": "b", "magazine": "m2", "drive": None, "attached": False},
         ]
 
-    def test_it_warns_of_duplicates(
-        self, config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_it_warns_of_duplicates(self, config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         fill(config, "m1", "a")
         fill(config, "m2", "a", "b")
         assert main(["--config", str(tmp_path / "magbay.yaml"), "slots"]) == ExitStatus.WARNINGS
