@@ -168,9 +168,7 @@ class _Run:
     exit_status: ExitStatus = ExitStatus.FAILED
     volumes: list[str] = field(default_factory=list)
 
-    def run(
-        self, names: list[bytes], since: int | None, progress: Advance, cancelled: Callable[[], bool]
-    ) -> JobResult:
+    def run(self, names: list[bytes], since: int | None, progress: Advance, cancelled: Callable[[], bool]) -> JobResult:
         if self.job.level is not self.request.level:
             self.log.info(f"there is no full backup {self.job.name} of these paths yet: a full one is made")
         ids = SessionIds(self.job.session_id, self.job.session_time)

@@ -30,6 +30,7 @@ from appliance.storage.model import (
     VolumeStatus,
 )
 from appliance.volumes.blocks import SessionIds
+from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
 
 SCHEMA_VERSION = 1
 # How long a process waits for another one's transaction, in seconds.
@@ -169,9 +170,9 @@ class Catalog:
             ids = _new_session(db)
             values = (new.name, new.level.value, JobStatus.RUNNING.value, new.pool, new.fileset, new.fileset_md5)
             cursor = db.execute(
-                "INSERT INTO Job(Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, "
-                "VolSessionTime, Started) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, new.base, ids.session_id, ids.session_time, int(time.time())),
+                "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, "
+                "VolSessionTime, Started) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (_next_job_id(db), *values, new.base, ids.session_id, ids.session_time, int(time.time())),
             )
             job_id = int(cursor.lastrowid or 0)
             # Inside the transaction, so that `recover` of another process never sees the row without the lock.
@@ -339,6 +340,19 @@ def _new_session(db: sqlite3.Connection) -> SessionIds:
     now = int(time.time())
     cursor = db.execute("INSERT INTO Session(VolSessionTime) VALUES(?)", (now,))
     return SessionIds(int(cursor.lastrowid or 0), now)
+
+
+def _next_job_id(db: sqlite3.Connection) -> int:
+    """The next JobId whose number is no attributes stream.
+
+    A session label carries the JobId where other records have their stream, and stock `bls` lists the labels of
+    such a job as files.
+    """
+    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name='Job'").fetchone()
+    job_id = (found[0] if found else 0) + 1
+    while job_id & TYPE_MASK in ATTRIBUTES:
+        job_id += 1
+    return int(job_id)
 
 
 def _media(row: Sequence[Any]) -> Media:

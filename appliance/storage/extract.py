@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import fnmatch
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from appliance.errors import ExitStatus, MagbayError
+from appliance.storage.selection import Key
 from appliance.storage.targets import Parts, Target, parts_of
 from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import SessionIds
@@ -44,8 +44,6 @@ _NO_FILE = {
     FileType.SECURITY_OBJECT,
 }
 _MAX_MESSAGES = 10_000  # kept of each kind; the counts go on
-Key = tuple[SessionIds, int]
-"""A file: its session and FileIndex."""
 
 
 class Replace(Enum):
@@ -126,48 +124,11 @@ class _Open:
     xattrs: list[bytes] = field(default_factory=list)
 
 
-def path_filter(globs: Sequence[str]) -> Callable[[FileEntry], bool]:
-    """Whether an entry matches one of *globs*, or lies below a directory that does.
-
-    A pattern with a slash is compared with the whole path, one without with the last component; `*` spans slashes.
-    """
-
-    def matches(entry: FileEntry) -> bool:
-        path = entry.path.rstrip("/")
-        while path:
-            for glob in globs:
-                wanted = glob.rstrip("/")
-                seen = path if "/" in wanted else path.rpartition("/")[2]
-                if fnmatch.fnmatchcase(seen, wanted):
-                    return True
-            path = path.rpartition("/")[0]
-        return False
-
-    return matches
-
-
-def link_aliases(events: Iterable[Event], select: Callable[[FileEntry], bool]) -> dict[Key, bytes]:
-    """For hard links that *select* wants without the file that holds their data: that file -> name of the first link.
-
-    Costs a reading of the volumes of its own; without a selection it is not needed.
-    """
-    selected: set[Key] = set()
-    aliases: dict[Key, bytes] = {}
-    for event in events:
-        if isinstance(event, FileStart) and select(event.entry):
-            saved = event.entry.attributes.stat
-            if event.entry.attributes.ftype == FileType.HARD_LINK:
-                aliases.setdefault((event.entry.ids, saved.link_fi), event.entry.attributes.name)
-            elif saved.nlink > 1:
-                selected.add((event.entry.ids, event.entry.file_index))
-    return {key: name for key, name in aliases.items() if key not in selected}
-
-
 class Extractor:
     """Writes the files of an event stream below *target* (made if missing; "/" restores to where they came from).
 
-    *select*: which entries (default all). *aliases*: from `link_aliases`. *algorithm*: digest of the job, if known.
-    *on_result* is told what became of each file. One extractor for one run.
+    *select*: which entries (default all). *aliases*: from `selection.link_aliases`. *algorithm*: digest of the job, if
+    known. *on_result* is told what became of each file. One extractor for one run.
     """
 
     def __init__(

@@ -69,9 +69,7 @@ def of_job(catalog: Catalog, job_id: int) -> Iterator[SavedFile]:
 
 def one(catalog: Catalog, job_id: int, file_index: int) -> SavedFile | None:
     """One file of a job, None when the catalog does not have it."""
-    query = (
-        "SELECT Type, Path, Name, LStat, Digest FROM File JOIN Path USING(PathId) WHERE JobId=? AND FileIndex=?"
-    )
+    query = "SELECT Type, Path, Name, LStat, Digest FROM File JOIN Path USING(PathId) WHERE JobId=? AND FileIndex=?"
     for kind, path, name, lstat, digest in catalog.rows(query, (job_id, file_index)):
         return SavedFile(job_id, file_index, kind, path + name, lstat, digest)
     return None

@@ -143,9 +143,7 @@ class Target:
         """Another name of *first*. Raises `OSError`."""
         source = os.dup(self.parent(first))
         try:
-            os.link(
-                first[-1], parts[-1], src_dir_fd=source, dst_dir_fd=self.parent(parts), follow_symlinks=False
-            )
+            os.link(first[-1], parts[-1], src_dir_fd=source, dst_dir_fd=self.parent(parts), follow_symlinks=False)
         finally:
             os.close(source)
 
