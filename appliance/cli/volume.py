@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from appliance.cli.output import Output, human_bytes
 from appliance.cli.volume_report import Report, iso_time
 from appliance.errors import ExitStatus, NotFoundError
-from appliance.storage.extract import Extractor, Replace, link_aliases, path_filter
+from appliance.storage.extract import Extractor, Replace
+from appliance.storage.selection import link_aliases, path_filter
 from appliance.volumes.bsr import Bootstrap, parse_bsr
 from appliance.volumes.events import Digest, Event, FileEnd, FileEntry, FileStart
 from appliance.volumes.reading import in_order, read_volumes

@@ -141,9 +141,7 @@ class SessionReader:
                 if session.ids not in self._sessions and end - at >= _HEAD:
                     session = self._enter(block.ids)
 
-    def _piece(
-        self, session: _Session, header: tuple[int, int, int], part: memoryview, where: int
-    ) -> Iterator[Event]:
+    def _piece(self, session: _Session, header: tuple[int, int, int], part: memoryview, where: int) -> Iterator[Event]:
         whole = self._join(session, header, part, where)
         if self._reports:
             yield from self._take_reports()
@@ -192,9 +190,7 @@ class SessionReader:
         session.suspect = [*session.suspect, damage][-_REMEMBERED:]
         session.number = None
 
-    def _label(
-        self, session: _Session, kind: LabelKind, part: memoryview, length: int, where: int
-    ) -> Iterator[Event]:
+    def _label(self, session: _Session, kind: LabelKind, part: memoryview, length: int, where: int) -> Iterator[Event]:
         try:
             if len(part) < length:
                 raise VolumeError("a session label runs over the end of its block")
@@ -244,9 +240,7 @@ class SessionReader:
             address = 0
         self._report(session, address, 0, what)
 
-    def _join(
-        self, session: _Session, header: tuple[int, int, int], part: memoryview, where: int
-    ) -> memoryview | None:
+    def _join(self, session: _Session, header: tuple[int, int, int], part: memoryview, where: int) -> memoryview | None:
         """The whole data of a record; None while parts are missing, or for parts whose beginning is missing."""
         index, stream, length = header
         record = session.record
@@ -289,9 +283,7 @@ class SessionReader:
 
     # Files
 
-    def _deliver(
-        self, session: _Session, index: int, stream: int, data: memoryview, where: int
-    ) -> Iterator[Event]:
+    def _deliver(self, session: _Session, index: int, stream: int, data: memoryview, where: int) -> Iterator[Event]:
         if index != session.last_index:
             yield from self._close(session)
             yield from self._next_file(session, index, where)

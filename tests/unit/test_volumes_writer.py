@@ -10,7 +10,6 @@ import zlib
 from pathlib import Path
 
 import pytest
-import stocktools
 
 from appliance.volumes.attributes import FileType, pack_attributes
 from appliance.volumes.blocks import SessionIds
@@ -19,6 +18,7 @@ from appliance.volumes.labels import LabelKind, SessionLabel, VolumeLabel
 from appliance.volumes.stat64 import EncodedStat
 from appliance.volumes.streams import DIGEST_STREAMS, Stream
 from appliance.volumes.writer import SessionWriter, label_block
+from tests.unit import stocktools
 
 IDS = SessionIds(7, 1_795_342_893)
 LABEL = VolumeLabel("test-0001", "Default", "File", 1_795_342_893_000_000, 1_795_342_893_000_000)
