@@ -73,7 +73,8 @@ def write(path: Path, slot_map: SlotMap) -> None:
     for (identity, volume), slot in sorted(slot_map.slots.items(), key=lambda item: item[1]):
         magazines[identity]["slots"][volume] = slot
     text = json.dumps({"format": _FORMAT, "magazines": magazines}, indent=1)
-    write_atomic(path, text.encode() + b"\n")
+    # Nothing in it is secret; who may see it is said by the directory. A daemon's user reads it to answer by itself.
+    write_atomic(path, text.encode() + b"\n", mode=0o644)
 
 
 def _parse(document: Any) -> SlotMap:

@@ -381,6 +381,14 @@ class TestPublished:
         assert inside(box, capfd, "list")[1].startswith("1:v1\n")
 
 
+def _can_run(user: int) -> bool:
+    try:
+        done = subprocess.run([COMMAND], user=user, group=user, extra_groups=[], capture_output=True, check=False)
+    except PermissionError:
+        return False
+    return b"needed" in done.stderr
+
+
 @pytest.fixture
 def public_box() -> Iterator[Box]:
     """A box that the user nobody can use: rights mean nothing to root, so these tests change the user."""
@@ -394,8 +402,9 @@ def public_box() -> Iterator[Box]:
         made.volume("m2", "w1")
         for path in (root, *root.rglob("*")):
             os.chown(path, NOBODY, NOBODY)
-        if made.run("slots", user=NOBODY).returncode != 0:
+        if not _can_run(NOBODY):
             pytest.skip(f"the user nobody cannot run {COMMAND}")
+        assert made.run("slots", user=NOBODY).returncode == 0
         yield made
     finally:
         shutil.rmtree(root)
@@ -456,6 +465,37 @@ class TestRights:
         (box.root / "run" / "changer.json").unlink()
         assert "state" in box.refusal("list", user=NOBODY)
         assert box.link(0).is_symlink()
+
+    def test_agent_and_daemon_share_a_changer_through_their_group(self, public_box: Box) -> None:
+        """As installed: run_dir 2775 of the agent's user and a group that the daemon's user is in."""
+        box, agent, daemon, group = public_box, NOBODY, 54321, 54322
+        run_dir = box.root / "run"
+        shutil.rmtree(run_dir)
+        run_dir.mkdir()
+        os.chown(run_dir, agent, group)
+        run_dir.chmod(0o2775)
+        os.chown(box.root / "state", agent, group)
+        (box.root / "state").chmod(0o2750)
+
+        def call(user: int, *words: str) -> bytes:
+            line = [COMMAND, str(box.config), *words]
+            who = {"user": user, "group": user, "extra_groups": [group], "umask": 0o027}
+            done = subprocess.run(line, capture_output=True, check=False, **who)  # type: ignore[call-overload]
+            assert (done.returncode, done.stderr) == (0, b""), (user, words, done)
+            return bytes(done.stdout)
+
+        for first, second in ((agent, daemon), (daemon, agent)):
+            assert call(first, "list") == b"1:v1\n2:w1\n"
+            call(first, "load", "1", "x", "0")
+            call(second, "unload", "1", "x", "0")
+            call(second, "load", "2", "x", "1")
+            assert call(first, "loaded", "2", "x", "1") == b"2\n"
+            call(first, "unload", "2", "x", "1")
+        # The daemon may not write the slot map: a new volume has no slot until the agent has looked.
+        box.volume("m1", "v2")
+        assert call(daemon, "list") == b"1:v1\n2:w1\n"
+        assert call(agent, "list") == b"1:v1\n2:w1\n3:v2\n"
+        assert call(daemon, "list") == b"1:v1\n2:w1\n3:v2\n"
 
     def test_the_vchanger_options_never_run_it_as_somebody_else(self, public_box: Box) -> None:
         box = public_box
