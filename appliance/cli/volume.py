@@ -105,7 +105,7 @@ def _file_line(entry: FileEntry) -> str:
     saved = entry.attributes.stat
     letter = _TYPE_LETTERS.get(entry.attributes.kind, "?")
     link = f" -> {entry.link}" if entry.link else ""
-    mode = stat.filemode(stat.S_IMODE(saved.mode))[1:]
+    mode = stat.filemode(saved.mode & 0o7777)[1:]
     name = entry.path.replace("\n", "\\n")
     return f"{letter}{mode} {saved.uid:>5} {saved.gid:>5} {saved.size:>12} {iso_time(saved.mtime)} {name}{link}"
 

@@ -149,7 +149,7 @@ class Target:
 
     def create_node(self, parts: Parts, stat: EncodedStat) -> None:
         """A FIFO or device node. Raises `OSError`; `OverflowError` for numbers that are none."""
-        os.mknod(parts[-1], modes.S_IFMT(stat.mode) | 0o600, stat.rdev, dir_fd=self.parent(parts))
+        os.mknod(parts[-1], stat.mode & 0o170000 | 0o600, stat.rdev, dir_fd=self.parent(parts))
 
     def apply(
         self, parts: Parts, stat: EncodedStat, acls: list[tuple[int, bytes]], xattrs: list[bytes], fd: int | None = None

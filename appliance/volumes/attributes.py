@@ -46,6 +46,7 @@ _KINDS = {
     FileType.JUNCTION: "junction",
     FileType.DELETED: "deleted",
 }
+_TYPE_BITS = 0o170000  # of a mode; numbers from a volume may be any, so stat.S_IFMT() would raise
 _SPECIAL_KINDS = {modes.S_IFIFO: "fifo", modes.S_IFCHR: "character-device", modes.S_IFBLK: "block-device"}
 
 
@@ -65,7 +66,7 @@ class Attributes:
     def kind(self) -> str:
         """A word: file, directory, symlink, hardlink, fifo, character-device, block-device, deleted, plugin, other …"""
         if self.ftype == FileType.SPECIAL:
-            return _SPECIAL_KINDS.get(modes.S_IFMT(self.stat.mode), "other")
+            return _SPECIAL_KINDS.get(self.stat.mode & _TYPE_BITS, "other")
         if self.ftype in _KINDS:
             return _KINDS[FileType(self.ftype)]
         return "plugin" if self.ftype in {22, 25, 27, 28, 29, 30} else "other"
