@@ -13,7 +13,8 @@ from appliance.changer.slotmap import SlotMap
 from appliance.changer.view import Stamp, Stamps, stamp
 from appliance.config.schema import Config
 from appliance.host.files import write_atomic
-from appliance.magazines.attached import Magazine
+from appliance.magazines.attached import MEDIA_ANSWER, Magazine
+from appliance.magazines.states import State
 
 SEEN = "changer-seen.json"
 
@@ -65,7 +66,9 @@ def home(config: Config, magazine: Magazine) -> Path:
 def look(
     config: Config, magazines: tuple[Magazine, ...], slot_map: SlotMap, before: Mapping[str, Seen], thorough: bool
 ) -> Look:
-    """Look at *magazines*; with *thorough* False not at disks of which *before* says something certain."""
+    """Look at *magazines*, but not at idle disks of which *before* says something certain: a look would have autofs
+    mount them, and what is not mounted does not change. With *thorough* False not at mounted ones either."""
+    idle = _idle(config)
     seen: dict[str, Seen] = {}
     unreadable: dict[str, str] = {}
     stamps: Stamps = []
@@ -78,7 +81,8 @@ def look(
                 stamps.append((path, None))
             continue
         old = before.get(magazine.identity, Seen(path, False, (), {}))
-        if not thorough and not directory and old.path == path and old.stamp:
+        resting = magazine.identity in idle
+        if (resting or not thorough) and not directory and old.path == path and old.stamp:
             seen[magazine.identity] = old
         else:
             known = {volume for identity, volume in slot_map.slots if identity == magazine.identity}
@@ -88,8 +92,18 @@ def look(
                 sentence = f"magazine {magazine.name} ({path}) cannot be read: {error.strerror}"
                 unreadable[magazine.identity] = sentence
                 continue
-        stamps.append((path, seen[magazine.identity].stamp))
+        if not resting:  # the media agent's answer, which has a stamp too, changes when the disk is mounted
+            stamps.append((path, seen[magazine.identity].stamp))
     return Look(magazines, seen, unreadable, stamps)
+
+
+def _idle(config: Config) -> frozenset[str]:
+    """File-system UUIDs of the disks that are unlocked and not mounted. Doubt means none: they are looked at."""
+    try:
+        disks = json.loads((config.run_dir / MEDIA_ANSWER).read_bytes())["disks"]
+        return frozenset(disk["filesystem_uuid"] for disk in disks if disk["state"] == State.IDLE.value)
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def _scan(path: str, old: Seen, known: set[str]) -> Seen:

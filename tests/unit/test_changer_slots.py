@@ -17,7 +17,7 @@ from appliance.changer import slotmap
 from appliance.changer.command import answer, parse
 from appliance.changer.inventory import scan
 from appliance.changer.service import Changer
-from appliance.changer.view import Presence
+from appliance.changer.view import Presence, current
 from appliance.cli.main import main
 from appliance.config.loader import load
 from appliance.config.schema import Config
@@ -273,6 +273,26 @@ class TestDisks:
         self.publish(config, "mounted")
         changer.refresh(thorough=False)
         assert offered(changer) == {2: "offsite/disk-2"}
+
+    def test_an_idle_disk_is_not_woken_by_a_look(self, config: Config, disk: Path, tmp_path: Path) -> None:
+        self.publish(config, "mounted")
+        for path in (disk, config.enrolment_dir, tmp_path / "magbay.yaml"):
+            os.utime(path, (1, 1))
+        changer = Changer.open(tmp_path / "magbay.yaml")
+        changer.refresh()
+        self.publish(config, "idle")
+        shutil.rmtree(disk)  # autofs would mount it at an access; here an access would fail
+        assert changer.refresh().unreadable == ()
+        for magazine in config.magazines:
+            os.utime(magazine.directory, (1, 1))
+        os.utime(config.enrolment_dir, (1, 1))
+        assert offered(changer) == {1: "offsite/disk-1"}
+        assert current(str(tmp_path / "magbay.yaml")) is not None
+        assert answer(parse([str(tmp_path / "magbay.yaml"), "list"])) == "1:disk-1\n"
+        with pytest.raises(MagbayError, match="disk-1"):
+            changer.load(1, 0)
+        self.publish(config, "mounted")
+        assert "offsite" in changer.refresh().unreadable[0]
 
     def test_a_disk_that_cannot_be_read_makes_no_list(self, config: Config, disk: Path, tmp_path: Path) -> None:
         self.publish(config, "mounted")
