@@ -1,4 +1,4 @@
-"""Reading the data of files: large buffers, digested in a thread of their own while the caller writes them.
+"""Reading the data of files: large buffers, read ahead and digested by threads while the caller writes them.
 
 A buffer is read once and never copied here: the digest and the writer look at the same bytes. Small files are
 digested by the caller, since handing them to another thread would cost more than the work.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 # Source: volume format, 7.1 and 7.2.
@@ -19,7 +20,8 @@ OFFSET = 8
 SPARSE_CHUNK = CHUNK - OFFSET
 _CHUNKS = 16
 BUFFER = _CHUNKS * CHUNK
-_RING = 4
+_AHEAD = 2  # buffers that are being read while the caller has one
+_RING = _AHEAD + 3
 _HOLE = bytes(CHUNK)
 
 
@@ -45,11 +47,14 @@ class Reader:
         self._buffers = [memoryview(bytearray(BUFFER)) for _ in range(_RING)]
         self._busy: list[Future[None] | None] = [None] * _RING
         self._turn = 0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="digest")
+        # One thread each, so that the pieces of a file stay in order.
+        self._reads = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._digests = ThreadPoolExecutor(1, thread_name_prefix="digest")
 
     def close(self) -> None:
-        """End the thread."""
-        self._pool.shutdown()
+        """End the threads."""
+        self._reads.shutdown()
+        self._digests.shutdown()
 
     def plain(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
         """The first *size* bytes of the file; fewer when it ends before. A piece is valid until the next one is taken,
@@ -71,15 +76,27 @@ class Reader:
             self._settle_all()
 
     def _large(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
-        done = 0
-        while done < size:
-            buffer = self._next_buffer()
-            got = _fill(descriptor, buffer[: min(BUFFER, size - done)], done)
-            if got == 0:
-                return
-            done += got
-            self._digest(digest, [buffer[:got]])
-            yield from _cut(buffer[:got])
+        ahead: deque[tuple[int, int, Future[int]]] = deque()
+        asked = 0
+        try:
+            while True:
+                while asked < size and len(ahead) < _AHEAD:
+                    turn, wanted = self._next_turn(), min(BUFFER, size - asked)
+                    read = self._reads.submit(_fill, descriptor, self._buffers[turn][:wanted], asked)
+                    ahead.append((turn, wanted, read))
+                    asked += wanted
+                if not ahead:
+                    return
+                turn, wanted, read = ahead.popleft()
+                got = read.result()
+                piece = self._buffers[turn][:got]
+                self._digest(digest, turn, [piece])
+                yield from _cut(piece)
+                if got < wanted:
+                    return
+        finally:
+            # The caller closes the file next.
+            wait([read for _, _, read in ahead])
 
     def sparse(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
         """Pieces of the file's data, each behind its u64 offset; holes are left out, but not the file's last bytes.
@@ -94,14 +111,14 @@ class Reader:
                     if not pieces:
                         return
                     done += sum(len(piece) - OFFSET for piece in pieces)
-                    self._digest(digest, [piece[OFFSET:] for piece in pieces])
+                    self._digest(digest, self._turn, [piece[OFFSET:] for piece in pieces])
                     yield from pieces
         finally:
             self._settle_all()
 
     def _offset_pieces(self, descriptor: int, start: int, end: int) -> list[memoryview]:
         """The next bufferful between two addresses of the file; empty when the file ends before *start*."""
-        buffer = self._next_buffer()
+        buffer = self._buffers[self._next_turn()]
         pieces = []
         for at in range(0, BUFFER, CHUNK):
             wanted = min(SPARSE_CHUNK, end - start)
@@ -114,14 +131,15 @@ class Reader:
                 break
         return pieces
 
-    def _next_buffer(self) -> memoryview:
+    def _next_turn(self) -> int:
+        """The buffer to use next; nobody needs what is in it any more."""
         self._turn = (self._turn + 1) % _RING
         self._settle(self._turn)
-        return self._buffers[self._turn]
+        return self._turn
 
-    def _digest(self, digest: Hash | None, views: list[memoryview]) -> None:
-        if digest:
-            self._busy[self._turn] = self._pool.submit(_update, digest, views)
+    def _digest(self, digest: Hash | None, turn: int, views: list[memoryview]) -> None:
+        if digest and views:
+            self._busy[turn] = self._digests.submit(_update, digest, views)
 
     def _settle(self, turn: int) -> None:
         future = self._busy[turn]
