@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -168,8 +169,9 @@ def run_check(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Check every block, every record, every digest."""
     reading = _Reading(args, out)
     check = ContentCheck()
-    for event in reading.events("check"):
-        check.take(event)
+    with contextlib.closing(check):
+        for event in reading.events("check"):
+            check.take(event)
     counts = {name: getattr(check, name) for name in ("files", "bytes", "verified", "unverified")}
     out.document({"counts": counts, "mismatches": check.mismatches, **reading.report.document()})
     reading.report.print_jobs(out)

@@ -166,6 +166,7 @@ class Extractor:
                 if one.fd is not None:
                     os.close(one.fd)
             self._target.close()
+            self._plan.close()
         return self.summary
 
     def _handle(self, event: Event) -> None:

@@ -6,6 +6,8 @@ Which algorithm a session uses shows with its first digest, so the first file wi
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,24 +21,45 @@ from appliance.volumes.streams import DIGEST_STREAMS
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+_PIECE = 1 << 20  # bytes given to the thread at once; smaller files do without it
+_MAX_PENDING = 4
 _ALL = frozenset(DIGEST_STREAMS)
 
 
 class FileDigest:
-    """Hashes the plain bytes of one file in the order in which they were sent (holes left out)."""
+    """Hashes the plain bytes of one file in the order in which they were sent (holes left out).
 
-    def __init__(self, algorithms: frozenset[str]) -> None:
+    Large files are hashed by *worker*, a pool of one thread, so that hashing and writing overlap.
+    """
+
+    def __init__(self, algorithms: frozenset[str], worker: ThreadPoolExecutor) -> None:
         self._hashes: dict[str, _Hash] = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+        self._worker = worker
+        self._gathered = bytearray()
+        self._pending: deque[Future[None]] = deque()
         self.bytes = 0
 
     def update(self, data: memoryview) -> None:
         """Add the bytes of a data record."""
         self.bytes += len(data)
+        if not self._hashes:
+            return
+        self._gathered += data
+        if len(self._gathered) >= _PIECE:
+            if len(self._pending) >= _MAX_PENDING:
+                self._pending.popleft().result()
+            self._pending.append(self._worker.submit(self._hash, self._gathered))
+            self._gathered = bytearray()
+
+    def _hash(self, data: bytearray) -> None:
         for one in self._hashes.values():
             one.update(data)
 
     def matches(self, algorithm: str, value: bytes) -> bool | None:
-        """Whether the digest is the one recorded; None when this algorithm was not computed."""
+        """Whether the digest is the one recorded; None when this algorithm was not computed. The last call to make."""
+        while self._pending:
+            self._pending.popleft().result()
+        self._hash(self._gathered)
         found = self._hashes.get(algorithm)
         return None if found is None else found.digest() == value
 
@@ -47,10 +70,15 @@ class DigestPlan:
     def __init__(self, known: str | None = None) -> None:
         self._known = frozenset({known}) if known in _ALL else None
         self._learned: dict[SessionIds, frozenset[str]] = {}
+        self._worker = ThreadPoolExecutor(1, "digest")
 
     def start(self, ids: SessionIds) -> FileDigest:
         """The digest for the next file of session *ids*."""
-        return FileDigest(self._learned.get(ids, self._known if self._known is not None else _ALL))
+        return FileDigest(self._learned.get(ids, self._known if self._known is not None else _ALL), self._worker)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._worker.shutdown(cancel_futures=True)
 
     def learn(self, digest: Digest) -> None:
         """A digest record was seen."""
@@ -79,6 +107,10 @@ class ContentCheck:
     mismatches: list[str] = field(default_factory=list)
     _plan: DigestPlan = field(default_factory=DigestPlan)
     _open: dict[SessionIds, FileDigest | None] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """No more events."""
+        self._plan.close()
 
     def take(self, event: Event) -> None:
         """Look at one event."""

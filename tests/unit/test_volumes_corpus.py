@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -239,8 +240,9 @@ def test_bootstrap_files_of_the_jobs_select_their_files(name: str) -> None:
 def test_check_verifies_every_digest() -> None:
     volumes, manifest = sample("bacula-9.6", "a-interleaved")
     check = ContentCheck()
-    for event in read_volumes(volumes):
-        check.take(event)
+    with contextlib.closing(check):
+        for event in read_volumes(volumes):
+            check.take(event)
     with_digest = [file for job in manifest["jobs"] for file in job["files"] if file.get("digest_base64")]
     assert (check.verified, check.unverified, check.mismatches) == (len(with_digest), 0, [])
 
