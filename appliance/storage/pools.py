@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage.catalog import Catalog
-from appliance.storage.device import FileVolume, MagazineLostError, VolumeBusyError, VolumeFullError
+from appliance.storage.catalog import Catalog, CatalogError
+from appliance.storage.device import FileVolume, VolumeBusyError, VolumeFullError
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.tail import read_label, sessions_behind
@@ -147,21 +147,34 @@ class VolumeSource:
 
         Raises `AwayError` when only a magazine that is not here could help, else `MagbayError`.
         """
-        for magazine in self._magazines(current):
+        magazines = list(self._magazines(current))
+        # A job stays on its magazine as long as possible; otherwise volumes that exist come before new ones.
+        for group in ([m for m in magazines if m.name == current], [m for m in magazines if m.name != current]):
+            opened = self._existing(group, stream) or self._labelled(group, stream)
+            if opened:
+                return opened
+        raise self._none_left()
+
+    def _existing(self, magazines: Sequence[Magazine], stream: int) -> OpenVolume | None:
+        for magazine in magazines:
             for media in self._candidates(magazine):
                 self._tried.add(media.media_id)
                 opened = self._try(magazine, media, stream)
                 if opened:
                     return opened
+        return None
+
+    def _labelled(self, magazines: Sequence[Magazine], stream: int) -> OpenVolume | None:
+        for magazine in magazines:
             try:
                 return label_new(self._catalog, self._config, magazine, self._pool_name, self._ids, stream)
             except VolumeFullError:
                 self.magazine_is_full(magazine.name)
-            except MagazineLostError:
+            except CatalogError:
                 raise
             except MagbayError as error:
                 self._log.warning(error.message, MAGAZINE=magazine.name)
-        raise self._none_left()
+        return None
 
     def _magazines(self, current: str | None) -> Iterator[Magazine]:
         written = {m.identity: m.last_written for m in reversed(self._by_age()) if m.last_written}
@@ -200,9 +213,11 @@ class VolumeSource:
             media = self._catalog.media(media_id=media.media_id)[0]
             if media.status is VolumeStatus.APPEND and self._is_sound(device, media):
                 return self._made_ready(device, media, stream)
-        except MagbayError:
+        except CatalogError:
             device.close()
             raise
+        except MagbayError as error:
+            self._log.warning(error.message, MAGAZINE=magazine.name, VOLUME=media.name)
         device.close()
         return None
 
