@@ -1,4 +1,4 @@
-"""Debian's own bls, bextract and bscan (packages bacula-sd, bacula-director-sqlite3) as judges of the volumes in tests.
+"""Debian's own bls, bextract (package bacula-sd) and bscan (bacula-bscan) as judges of the volumes in tests.
 
 Every function makes the small storage daemon configuration that the tools insist on in a temporary directory; no
 daemon runs. When a tool is missing, the test is skipped with the package's name.
@@ -6,7 +6,9 @@ daemon runs. When a tool is missing, the test is skipped with the package's name
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +23,9 @@ Device {{ Name = FileDev; Media Type = File; Device Type = File; Archive Device 
   Random Access = yes; Automatic Mount = yes; Removable Media = no; Always Open = no }}
 Messages {{ Name = Standard; director = stock-dir = all }}
 """
+# The empty catalog that bscan fills; of package bacula-director-sqlite3, whose daemon need not run.
+_SCHEMA = Path("/usr/share/dbconfig-common/data/bacula-director-sqlite3/install/sqlite3")
+_PACKAGES = {"bscan": "bacula-bscan with bacula-common-sqlite3"}
 _TROUBLE = ("Error:", "error", "ERROR", "Fatal", "checksum mismatch", "Wanted ID", "shouldn't happen")
 
 
@@ -32,7 +37,7 @@ def find(tool: str) -> str:
     """The path of *tool*; skips the test when it is not installed."""
     path = shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
     if path is None:
-        pytest.skip(f"{tool} is not installed (Debian package bacula-sd)")
+        pytest.skip(f"{tool} is not installed (Debian package {_PACKAGES.get(tool, 'bacula-sd')})")
     return path
 
 
@@ -82,3 +87,24 @@ def bextract(volumes: Path | Sequence[Path], target: Path, *, bsr: Path | None =
     target.mkdir(exist_ok=True)
     options = ["-b", str(bsr)] if bsr else []
     return _run("bextract", _listed(volumes), options, [str(target)], strict=strict)
+
+
+def bscan(volumes: Path | Sequence[Path], *queries: str) -> list[list[tuple[object, ...]]]:
+    """Have `bscan` build a catalog (SQLite) out of *volumes*; gives the rows of each of the *queries* on it.
+
+    The environment variable BACULA_SQLITE_SCHEMA names the schema where its package is not installed.
+    """
+    find("bscan")
+    schema = Path(os.environ.get("BACULA_SQLITE_SCHEMA", _SCHEMA))
+    if not schema.exists():
+        pytest.skip(f"{schema} is not there (Debian package bacula-director-sqlite3)")
+    with tempfile.TemporaryDirectory() as work:
+        catalog = sqlite3.connect(Path(work, "catalog.db"))
+        catalog.executescript(schema.read_text())
+        catalog.close()
+        _run("bscan", _listed(volumes), ["-s", "-m", "-w", work, "-n", "catalog"], [], strict=True)
+        catalog = sqlite3.connect(Path(work, "catalog.db"))
+        try:
+            return [catalog.execute(query).fetchall() for query in queries]
+        finally:
+            catalog.close()

@@ -152,3 +152,24 @@ def test_stock_tools_read_what_we_write(tmp_path: Path, max_block: int) -> None:
     assert f"{len(files)} files restored" in stocktools.bextract(volume, target, strict=quiet)
     for name, data in files.items():
         assert (target / name[1:]).read_bytes() == data
+
+
+def test_stock_bscan_rebuilds_a_catalog_from_spanning_volumes(tmp_path: Path) -> None:
+    files = {f"/tree/f{number}": os.urandom(number * 5000) for number in range(20)}
+    write_volume(tmp_path / "whole", files)
+    data = (tmp_path / "whole").read_bytes()
+    border = struct.unpack_from(">I", data, 4)[0]
+    for _ in range(4):
+        border += struct.unpack_from(">I", data, border + 4)[0]
+    second = VolumeLabel(**{**LABEL.__dict__, "name": "second"})
+    (tmp_path / "second").write_bytes(label_block(second, IDS, 2) + data[border:])
+    (tmp_path / "whole").write_bytes(data[:border])
+    jobs, names, ranges = stocktools.bscan(
+        [tmp_path / "whole", tmp_path / "second"],
+        "SELECT Job, Level, JobStatus, JobFiles FROM Job",
+        "SELECT FileIndex, Path || Name FROM File JOIN Path USING (PathId) JOIN Filename USING (FilenameId)",
+        "SELECT FirstIndex, LastIndex FROM JobMedia",
+    )
+    assert jobs == [(SOS.job, "F", "T", len(files))]
+    assert names == list(enumerate(files, 1))
+    assert len(ranges) == 2 and ranges[0][0] == 1 and ranges[1][1] == len(files)
