@@ -58,6 +58,7 @@ class Saver:
         self._advance = advance
         self._cancelled = cancelled
         self._reader = Reader()
+        self._lstat = ""
         # Only names that are still to come are kept, so memory does not grow with the tree.
         self._links: dict[tuple[int, int], _Link] = {}
 
@@ -115,13 +116,15 @@ class Saver:
         data = pack_attributes(index, kind, name, stat, link)
         self._writer.write_record(index, Stream.UNIX_ATTRIBUTES, data)
         self.files = index
+        self._lstat = data.split(b"\0", 2)[1].decode("ascii")
         if kind is not FileType.REGULAR and kind is not FileType.EMPTY:
-            self._row(index, kind, name, stat, digest)
+            self._row(index, kind, name, digest)
         return index
 
-    def _row(self, index: int, kind: FileType, name: bytes, stat: EncodedStat, digest: bytes) -> None:
-        encoded = base64.b64encode(digest).rstrip(b"=").decode("ascii")
-        self._rows.add(index, kind, name, stat.pack().decode("ascii"), encoded)
+    def _row(self, index: int, kind: FileType, name: bytes, digest: bytes) -> None:
+        """Enter the file whose attributes were written last."""
+        encoded = base64.b64encode(digest).rstrip(b"=").decode("ascii") if digest else ""
+        self._rows.add(index, kind, name, self._lstat, encoded)
 
     def _write_extras(self, index: int, more: list[tuple[Stream, bytes]]) -> None:
         for stream, data in more:
@@ -209,7 +212,7 @@ class Saver:
         self._write_extras(index, more)
         value = digest.digest() if digest else b""
         self._write_digest(index, value)
-        self._row(index, kind, found.path, stat, value)
+        self._row(index, kind, found.path, value)
         return value
 
     def _write_data(self, index: int, stream: Stream, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
