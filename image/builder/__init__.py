@@ -1,0 +1,1 @@
+"""Builds the package and the image: `image/build --help`."""

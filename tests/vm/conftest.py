@@ -1,0 +1,75 @@
+"""Fixtures of the scenarios in the virtual machine: `guest` is a booted appliance of its own for each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.harness import Frozen, Guest, Machine, frozen_guest, image_path
+
+_FAILED = pytest.StashKey[bool]()
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here is marked `vm`, and may take the time of an image build and a boot under emulation."""
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Remember a failure, so that the fixture can collect what the guest has to say."""
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """The image of this checkout, built when the cache does not have it."""
+    missing = [name for name in ("qemu-system-x86_64", "qemu-img") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed: run image/install-host-packages")
+    return image_path()
+
+
+@pytest.fixture(scope="session")
+def frozen(image: Path) -> Frozen:
+    """The booted and frozen guest that scenarios start from."""
+    return frozen_guest(image)
+
+
+@pytest.fixture
+def vm_folder() -> Iterator[Path]:
+    """A scratch folder with a short path, for sockets and overlays."""
+    with tempfile.TemporaryDirectory(prefix="magbay-vm-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def guest(frozen: Frozen, vm_folder: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A running appliance, fresh from the frozen one. After a failure its journal and state are collected."""
+    with frozen.restore(vm_folder) as machine:
+        yield machine
+        if request.node.stash.get(_FAILED, False):
+            print(f"journal and state of the guest: {machine.collect(request.node.name)}")
+
+
+@pytest.fixture(autouse=True)
+def no_machine_left() -> Iterator[None]:
+    """A test that leaves a QEMU behind fails."""
+    yield
+    left = list(Machine.live)
+    for machine in left:
+        machine.stop()
+    assert not left, f"{len(left)} QEMU processes were left running"

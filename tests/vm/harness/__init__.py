@@ -1,0 +1,24 @@
+"""Boots the appliance in QEMU, plugs and pulls disks, runs commands in it. See docs/vm-testing.md."""
+
+from tests.vm.harness.channels import ChannelError
+from tests.vm.harness.disk import Disk
+from tests.vm.harness.frozen import Frozen, frozen_guest
+from tests.vm.harness.guest import CommandFailed, Guest, GuestTimeout, Result
+from tests.vm.harness.image import build_package, cache_directory, image_path
+from tests.vm.harness.machine import Firmware, Machine
+
+__all__ = [
+    "ChannelError",
+    "CommandFailed",
+    "Disk",
+    "Firmware",
+    "Frozen",
+    "Guest",
+    "GuestTimeout",
+    "Machine",
+    "Result",
+    "build_package",
+    "cache_directory",
+    "frozen_guest",
+    "image_path",
+]
