@@ -205,8 +205,13 @@ class VolumeSource:
         except VolumeBusyError as busy:
             self._log.info(f"{busy.message}; another one is taken", MAGAZINE=magazine.name, VOLUME=media.name)
             return None
+        except FileNotFoundError:
+            self._refuse(media, "its file is gone")
+            return None
         except OSError as error:
-            self._refuse(media, error.strerror or str(error))
+            # Rights or a mount may be wrong just now: that says nothing about the volume.
+            text = f"volume {media.name} on magazine {magazine.name} cannot be opened: {error.strerror}"
+            self._log.warning(text, MAGAZINE=magazine.name, VOLUME=media.name)
             return None
         try:
             # Only now, with the lock held, the catalog's word on the volume is the last one.

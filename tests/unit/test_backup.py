@@ -254,6 +254,14 @@ def test_a_file_that_shrinks_or_grows_while_it_is_read(tmp_path: Path, config: C
     assert back.errors == ()
 
 
+def test_labels_for_bareos(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "label_dialect: bareos")
+    save(config, tmp_path / "magbay.yaml")
+    data = volume(config, "m1-0001").read_bytes()
+    assert data.count(b"Bareos 2.0 immortal\n") == 3 and b"Bacula" not in data
+    assert bring_back(config, tmp_path / "out").exit_status is ExitStatus.DONE
+
+
 def test_paths_that_do_not_exist(tmp_path: Path, config: Config) -> None:
     with pytest.raises(NotFoundError, match="no-such"):
         save(config, tmp_path / "no-such")

@@ -166,6 +166,19 @@ def test_what_is_behind_the_end_and_not_ours_is_not_touched(tmp_path: Path, conf
     assert place.read_bytes() == before
 
 
+def test_a_volume_that_cannot_be_opened_keeps_its_status(tmp_path: Path, config: Config, tree: Path) -> None:
+    save(config, tree)
+    place = volume(config, "m1-0001")
+    place.rename(tmp_path / "kept")
+    place.symlink_to(tmp_path / "kept")  # links are never followed to a volume
+    saved = save(config, tree)
+    assert saved.volumes == ("m1-0002",) and "m1-0001" in saved.warnings[0]
+    assert media_status(config)["m1-0001"] is VolumeStatus.APPEND
+    place.unlink()
+    assert "its file is gone" in save(config, tree).warnings[0]
+    assert media_status(config)["m1-0001"] is VolumeStatus.ERROR
+
+
 def test_a_volume_with_another_label_is_not_appended_to(tmp_path: Path, config: Config, tree: Path) -> None:
     first, second = labelling.create(config, magazine="m1", pool="Default", count=2)
     volume(config, second.name).write_bytes(volume(config, first.name).read_bytes())
