@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 from appliance.agents.loop import Wakeup, serve
 from appliance.agents.media import BUS_NAME as MEDIA_BUS_NAME
 from appliance.changer.service import Changer, Slot
-from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.api import Host, Interface
 
@@ -19,9 +19,9 @@ ROOT = "/org/magbay/Changer1"
 class ChangerAgent:
     """One instance is `magbay-changer.service`."""
 
-    def __init__(self, config: Config, host: Host) -> None:
+    def __init__(self, changer: Changer, host: Host) -> None:
         self._host = host
-        self._changer = Changer(config)
+        self._changer = changer
         self._wakeup = Wakeup()
         self._here: dict[str, tuple[Slot, ...]] | None = None
         self._trouble: tuple[str, ...] = ()
@@ -37,7 +37,8 @@ class ChangerAgent:
     async def _round(self) -> bool:
         """Bring slots and drives up to date. In a thread: looking into a magazine may wait for autofs."""
         try:
-            slots, report = await asyncio.to_thread(self._changer.look)
+            # Only a cursory look: walking into every magazine all the time would never let autofs find it idle.
+            slots, report = await asyncio.to_thread(self._changer.look, thorough=False)
         except (MagbayError, OSError) as error:
             # A magazine that is pulled while we look into it; the next look, soon, finds it away.
             self._complain((str(error),))
@@ -85,12 +86,13 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-def run(config: Config) -> None:
-    """The process of `magbay-changer.service`."""
+def run(config: Path) -> None:
+    """The process of `magbay-changer.service`, with the configuration file *config*."""
+    changer = Changer.open(config)
     from appliance.host.real import connect
 
     async def main() -> None:
-        await ChangerAgent(config, await connect()).run()
+        await ChangerAgent(changer, await connect()).run()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main())

@@ -16,7 +16,8 @@ from uuid import NAMESPACE_DNS, uuid5
 from appliance.agents.changer import ChangerAgent
 from appliance.agents.media import BUS_NAME, ROOT, MediaAgent
 from appliance.changer.service import Changer
-from appliance.config.schema import Config, Enrolment
+from appliance.config.loader import load
+from appliance.config.schema import Enrolment
 from appliance.errors import MagbayError, UsageError
 from appliance.host.simulated import MemoryJournal, SimulatedDisk, World, simulated_host
 from appliance.magazines.attached import MEDIA_ANSWER
@@ -31,13 +32,15 @@ NAME: m1 m2 m3 (enrolled magazines), wrongkey (enrolled with another key), copy 
       foreign (an unknown LUKS disk), blank"""
 
 _VOLUMES = 3  # on each simulated magazine
+_TELL = 0.3  # seconds between two looks at the journal
 
 
 class Simulation:
     """A small dock with agents, and the lines that drive it."""
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
-        self.config, self._say = config, say
+    def __init__(self, file: Path, say: Callable[[str], None]) -> None:
+        self.config, self.file, self._say = load(file), file, say
+        config = self.config
         for folder in (config.run_dir, config.state_dir):
             folder.mkdir(parents=True, exist_ok=True)
         (config.run_dir / MEDIA_ANSWER).unlink(missing_ok=True)
@@ -84,7 +87,7 @@ class Simulation:
         else:
             raise UsageError(f"unknown: {text!r}", hint=HELP)
         await asyncio.sleep(0.2)
-        await self._show("journal")
+        self.tell()
 
     async def _with_disk(self, verb: str, name: str) -> None:
         if name not in self.disks:
@@ -114,6 +117,10 @@ class Simulation:
                 self._say(
                     f"  {slot.slot:>4} {slot.volume:<20} {slot.magazine:<10} {'here' if slot.attached else 'away'}"
                 )
+        self.tell()
+
+    def tell(self) -> None:
+        """Print what was logged since the last time."""
         journal = self.host.journal
         assert isinstance(journal, MemoryJournal)
         for record in journal.records[self._told :]:
@@ -124,9 +131,10 @@ class Simulation:
 async def _drive(simulation: Simulation, say: Callable[[str], None]) -> int:
     agents = [
         asyncio.create_task(MediaAgent(simulation.config, simulation.host).run()),
-        asyncio.create_task(ChangerAgent(simulation.config, simulation.host).run()),
+        asyncio.create_task(ChangerAgent(Changer.open(simulation.file), simulation.host).run()),
     ]
     failures = 0
+    teller = asyncio.create_task(_tell(simulation))
     try:
         await asyncio.sleep(0.1)
         while text := await asyncio.to_thread(sys.stdin.readline):
@@ -143,16 +151,23 @@ async def _drive(simulation: Simulation, say: Callable[[str], None]) -> int:
                 if agent.done():
                     agent.result()
     finally:
-        for agent in agents:
-            agent.cancel()
-        await asyncio.gather(*agents, return_exceptions=True)
+        for task in (*agents, teller):
+            task.cancel()
+        await asyncio.gather(*agents, teller, return_exceptions=True)
     return failures
 
 
-def run(config: Config, say: Callable[[str], None]) -> int:
-    """Run until `quit` or the end of standard input; gives the number of lines that failed."""
+async def _tell(simulation: Simulation) -> None:
+    """What happens between two lines is told when it happens."""
+    while True:
+        await asyncio.sleep(_TELL)
+        simulation.tell()
+
+
+def run(file: Path, say: Callable[[str], None]) -> int:
+    """Run on the configuration *file* until `quit` or the end of input; gives the number of lines that failed."""
     say(HELP)
-    return asyncio.run(_drive(Simulation(config, say), say))
+    return asyncio.run(_drive(Simulation(file, say), say))
 
 
 def default_config(folder: Path) -> Path:

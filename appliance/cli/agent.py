@@ -33,5 +33,5 @@ def run_changer(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Serve as changer agent until SIGTERM."""
     from appliance.agents import changer
 
-    changer.run(load(args.config))
+    changer.run(args.config)
     return ExitStatus.DONE

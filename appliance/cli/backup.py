@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, Progress, human_bytes
-from appliance.cli.running import log_to, stoppable
+from appliance.cli.running import log_to, refresh_changer, stoppable
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
@@ -46,7 +46,10 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     level = next(level for level in Level if level.word == args.level)
     request = backup.request_for(config, args.what, pool=args.pool, level=level, name=args.name)
     with stoppable() as asked, out.progress("backup") as display, _counting(config, request, display, asked.is_set):
-        result = backup.run(config, request, log=log_to(out), progress=display.advance, cancelled=asked.is_set)
+        result = backup.run(
+            config, request, log=log_to(out, args.config), progress=display.advance, cancelled=asked.is_set
+        )
+    refresh_changer(args.config, out)
     out.document(result.document())
     for line in (*result.warnings, *result.errors):
         out.warn(f"magbay: {line}")

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output
+from appliance.cli.running import refresh_changer
 from appliance.config.loader import load
 from appliance.errors import ExitStatus, UsageError
 from appliance.storage import labelling
@@ -34,6 +35,7 @@ def run_label(args: argparse.Namespace, out: Output) -> ExitStatus:
     if not args.pool:
         raise UsageError("the pool has no name", hint="Leave --pool out for the pool Default.")
     made = labelling.create(load(args.config), magazine=args.magazine, pool=args.pool, count=args.count)
+    refresh_changer(args.config, out)
     volumes = [{"volume": m.name, "magazine": m.magazine, "pool": m.pool, "bytes": m.bytes} for m in made]
     out.document({"volumes": volumes})
     for media in made:

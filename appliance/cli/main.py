@@ -12,22 +12,24 @@ from pathlib import Path
 
 from appliance import __version__
 from appliance.cli.output import Output
-from appliance.config.loader import DEFAULT_PATH, load
+from appliance.config.loader import DEFAULT_PATH
 from appliance.errors import ExitStatus, MagbayError
 
 # One module per noun (or small family); each has `register(subparsers)`.
 NOUNS = (
-    "agent",
-    "backup",
-    "config",
-    "eject",
-    "jobs",
-    "label",
-    "magazine",
+    "status",
     "prepare",
-    "restore",
+    "magazine",
+    "eject",
     "slots",
+    "label",
+    "backup",
+    "restore",
+    "jobs",
     "verify",
+    "volume",
+    "config",
+    "agent",
 )
 
 
@@ -83,12 +85,12 @@ def _simulate(args: argparse.Namespace, out: Output) -> ExitStatus:
     from appliance.agents import simulate
 
     if args.config != DEFAULT_PATH:
-        failures = simulate.run(load(args.config), out.line)
+        failures = simulate.run(args.config, out.line)
     else:
         with tempfile.TemporaryDirectory(prefix="magbay-simulated-") as folder:
             file = simulate.default_config(Path(folder))
             out.line(f"Other commands meanwhile: magbay --config {file} ...")
-            failures = simulate.run(load(file), out.line)
+            failures = simulate.run(file, out.line)
     return ExitStatus.FAILED if failures else ExitStatus.DONE
 
 

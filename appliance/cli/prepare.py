@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from appliance.agents.control import ask, wait_for
 from appliance.cli.output import Output, human_bytes
+from appliance.cli.running import refresh_changer
 from appliance.config.kinds import NAME
 from appliance.config.loader import load
 from appliance.config.schema import Config
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     with out.progress(f"wiping {device.node}", device.size) as progress:
         execute(todo, config, out.line, progress.advance)
     volumes = _finish(todo, config, out)
+    refresh_changer(args.config, out)
     out.document(
         {
             "magazine": todo.name,

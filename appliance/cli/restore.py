@@ -54,7 +54,7 @@ def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
         result = restore.run(
             load(args.config),
             request,
-            log=log_to(out),
+            log=log_to(out, args.config),
             progress=display.advance,
             started=started,
             cancelled=asked.is_set,

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
 def collect(config: Config) -> dict[str, Any]:
     """Disks, magazines, drives and the latest jobs as plain data."""
     published = disks(config)
-    slots = Changer(config).slots()
+    # A cursory look: a person who watches must not keep idle magazines mounted.
+    slots, _report = Changer(config).look(thorough=False)
     loaded = {slot.drive: slot for slot in slots if slot.drive is not None}
     drives = [
         {"drive": number, "slot": loaded[number].slot, "volume": loaded[number].volume}

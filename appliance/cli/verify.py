@@ -39,7 +39,7 @@ def run_verify(args: argparse.Namespace, out: Output) -> ExitStatus:
         result = verify.run(
             load(args.config),
             request,
-            log=log_to(out),
+            log=log_to(out, args.config),
             progress=display.advance,
             started=started,
             cancelled=asked.is_set,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.config.loader import load_enrolment
 from appliance.config.schema import Config, Enrolment
-from appliance.errors import AwayError, NotFoundError
+from appliance.errors import AwayError, MagbayError, NotFoundError
 
 MEDIA_ANSWER = "media.json"
 # States of a disk in which its volumes can be reached: mounted, or mounted by autofs at the next access.
@@ -92,10 +92,15 @@ def _reachable(config: Config) -> dict[str, bool]:
     """File-system UUID to writable, of the disks that the media agent says can be reached."""
     try:
         answer = json.loads((config.run_dir / MEDIA_ANSWER).read_bytes())
+        return {
+            disk["filesystem_uuid"]: not disk["read_only"]
+            for disk in answer["disks"]
+            if disk["state"] in REACHABLE and disk["filesystem_uuid"]
+        }
     except FileNotFoundError:
         return {}
-    return {
-        disk["filesystem_uuid"]: not disk["read_only"]
-        for disk in answer["disks"]
-        if disk["state"] in REACHABLE and disk["filesystem_uuid"]
-    }
+    except (ValueError, KeyError, TypeError):
+        raise MagbayError(
+            f"{config.run_dir / MEDIA_ANSWER} is damaged",
+            hint="Remove it and restart magbay-media: it writes it anew.",
+        ) from None

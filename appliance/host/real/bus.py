@@ -39,7 +39,10 @@ class SystemBus:
     async def connect(cls) -> SystemBus:
         """Connect. Raises `MagbayError` when there is no system bus."""
         try:
-            return cls(await MessageBus(bus_type=BusType.SYSTEM).connect())
+            # A bus that does not let us in never answers, so the wait is bounded.
+            return cls(await asyncio.wait_for(MessageBus(bus_type=BusType.SYSTEM).connect(), _TIMEOUT))
+        except TimeoutError:
+            raise MagbayError("the system bus does not answer", hint="Is dbus running?") from None
         except (OSError, ValueError) as error:
             raise MagbayError(f"no system bus: {error}", hint="Is dbus running?") from None
 

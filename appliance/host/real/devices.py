@@ -39,11 +39,12 @@ class UdevDevices:
         """Call *wake* after every event of a block device."""
         monitor = pyudev.Monitor.from_netlink(self._context)
         monitor.filter_by("block")
-        monitor.set_receive_buffer_size(_BUFFER)
         monitor.start()
         self._monitor = monitor
         # pyudev's own poll() raises while an error is pending and never clears it; reading the socket does.
         events = self._socket = socket.socket(fileno=os.dup(monitor.fileno()))
+        # As large as an unprivileged process may have; an overflow loses hints, and the next look needs none.
+        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
         def drain() -> None:
             for _ in range(_MOST_EVENTS):
