@@ -187,7 +187,9 @@ class Catalog:
             write_stretches(db, job_id, stretches)
             for volume in media:
                 write_media(db, volume)
-            db.execute("DELETE FROM JobMedia WHERE JobId=? AND FirstIndex=0", (job_id,))
+            if outcome.status.good:
+                # Of a job that failed they stay: the evidence of who wrote what is behind the end of a volume.
+                db.execute("DELETE FROM JobMedia WHERE JobId=? AND FirstIndex=0", (job_id,))
             db.execute(
                 "UPDATE Job SET JobStatus=?, Finished=?, JobFiles=?, ReadBytes=?, JobBytes=?, JobErrors=?, Warnings=? "
                 "WHERE JobId=?",
@@ -293,7 +295,7 @@ class Catalog:
             write_media(db, media)
 
     def touch_media(self, job_id: int, media: Media) -> None:
-        """Note that the job begins to write on the volume: the evidence for `recovery` after a crash."""
+        """Note that the job begins to write on the volume: the evidence for later of what is its tail."""
         self.change("INSERT INTO JobMedia VALUES(NULL, ?, ?, 0, 0, 0, 0)", (job_id, media.media_id))
 
     def leave_media(self, job_id: int, media: Media, stretches: Sequence[Stretch]) -> None:

@@ -400,6 +400,35 @@ def test_what_the_system_says_of_a_lost_disk_is_declared(tmp_path: Path) -> None
     device.close()
 
 
+def test_a_disk_that_is_lost_while_it_is_written(
+    tmp_path: Path, config: Config, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = save(config, tree)
+    sync, state = os.fdatasync, {"lost": False}
+
+    def fdatasync(descriptor: int) -> None:
+        if state["lost"]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    def pull(_count: int) -> None:
+        state["lost"] = True
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    request = backup.BackupRequest((tree,))
+    lost = backup.run(config, request, log=lambda text, fields: None, progress=pull)
+    assert (lost.status, lost.exit_status) == (JobStatus.FAILED, ExitStatus.FAILED)
+    assert "magazine m1 was lost while volume m1-0001" in lost.errors[0] and "Plug the disk in" in lost.hint
+    # Plugged in again: what the lost job left is cut off, what was acknowledged before is there.
+    state["lost"] = False
+    after = save(config, tree)
+    assert (after.status, after.volumes) == (JobStatus.DONE, ("m1-0001",))
+    for job in (before, after):
+        bring_back(config, tmp_path / f"out-{job.job_id}", job=job.job_id)
+        assert_same(tree, below(tmp_path / f"out-{job.job_id}", tree))
+    assert checked(config).exit_status is ExitStatus.DONE
+
+
 def test_a_trouble_that_the_sync_thread_saw_ends_the_job(tmp_path: Path) -> None:
     device = FileVolume.create(tmp_path / "v", "m1", b"label")
     device.start_syncing()
