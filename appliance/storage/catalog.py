@@ -83,8 +83,10 @@ class Catalog:
         self._alive: dict[int, int] = {}
         try:
             self._alive_dir.mkdir(parents=True, exist_ok=True)
+            files.adopt(self._alive_dir, state_dir)
             # Only one process at a time turns on WAL and makes the tables.
             with files.locked(state_dir / "catalog.lock"):
+                files.adopt(state_dir / "catalog.lock", state_dir)
                 self._db = self._open()
         except OSError as error:
             raise CatalogError(
@@ -177,6 +179,7 @@ class Catalog:
             job_id = int(cursor.lastrowid or 0)
             # Inside the transaction, so that `recover` of another process never sees the row without the lock.
             descriptor = os.open(self._alive_dir / str(job_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            files.adopt(descriptor, self._alive_dir)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._alive[job_id] = descriptor
         return self.job(job_id)

@@ -78,6 +78,7 @@ def label_new(
     pool = pool_config(config, pool_name)
     # One process at a time chooses names, so that no two volumes of one catalog are called the same.
     with files.locked(config.state_dir / "label.lock"):
+        files.adopt(config.state_dir / "label.lock", config.state_dir)
         number = _highest_number(catalog, magazine.name)
         while True:
             number += 1

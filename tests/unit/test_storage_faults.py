@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from appliance.errors import AwayError, ExitStatus, MagbayError, NotFoundError
 from appliance.storage import backup, labelling, verify
 from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.device import FileVolume, MagazineLostError, VolumeFullError
-from appliance.storage.model import JobStatus, VolumeStatus
+from appliance.storage.model import JobStatus, Level, NewJob, VolumeStatus
 from appliance.volumes.events import SessionEnd
 from appliance.volumes.reading import read_volumes
 from tests.unit.enginehelp import ROOT, assert_same, below, bring_back, configuration, magbay, save, volume
@@ -454,6 +455,37 @@ def test_a_block_that_does_not_fit_leaves_the_border(tmp_path: Path, small_disk:
     assert caught.value.magazine_full
     assert (small_disk / "v").stat().st_size == device.end and (device.end - 200) % 64512 == 0
     device.close()
+
+
+def test_a_volume_that_cannot_grow_says_nothing_of_its_magazine(tmp_path: Path) -> None:
+    device = FileVolume.create(tmp_path / "v", "m1", b"l" * 200)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(VolumeFullError) as caught:
+            for _ in range(10):
+                device.append(memoryview(bytes(64512)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not caught.value.magazine_full
+    assert (tmp_path / "v").stat().st_size == device.end == 200 + 3 * 64512
+    device.close()
+
+
+def test_what_root_makes_belongs_to_the_owner_of_the_place(tmp_path: Path, config: Config, tree: Path) -> None:
+    if os.geteuid():
+        pytest.skip("needs root")
+    for folder in (config.state_dir, tmp_path / "m1"):
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+    labelling.create(config, magazine="m1", pool="Default", count=1)
+    running = Catalog(config.state_dir)
+    job = running.start_job(NewJob("job", Level.FULL, "Default", "[]", ""))
+    made = [*config.state_dir.glob("catalog*"), config.state_dir / "label.lock", config.state_dir / "running"]
+    made += [config.state_dir / "running" / str(job.job_id), tmp_path / "m1" / "m1-0001"]
+    running.log(job.job_id, "info", "so that there is a write-ahead log")
+    assert {path.name: path.stat().st_uid for path in made} == {path.name: 65534 for path in made}
+    running.close()
 
 
 # -- an ordinary user ---------------------------------------------------------------------------------------------
