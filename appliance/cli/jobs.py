@@ -69,6 +69,8 @@ def _document(job: Job) -> dict[str, object]:
         "status": job.status.word,
         "pool": job.pool,
         "base": job.base,
+        "session_id": job.session_id,
+        "session_time": job.session_time,
         "started": job.started,
         "finished": job.finished,
         "files": job.files,

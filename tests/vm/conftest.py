@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.harness import Frozen, Guest, Machine, frozen_guest, image_path
+from tests.vm.harness import Frozen, Guest, Machine, frozen_guest, image_path, upgraded_guest
 
 _FAILED = pytest.StashKey[bool]()
 _HERE = Path(__file__).parent
@@ -44,9 +45,11 @@ def image() -> Path:
 
 
 @pytest.fixture(scope="session")
-def frozen(image: Path) -> Frozen:
-    """The booted and frozen guest that scenarios start from."""
-    return frozen_guest(image)
+def frozen(request: pytest.FixtureRequest) -> Frozen:
+    """The booted and frozen guest that scenarios start from; with MAGBAY_VM_QUICK=1 an older one with our package."""
+    if os.environ.get("MAGBAY_VM_QUICK") == "1":
+        return upgraded_guest()
+    return frozen_guest(request.getfixturevalue("image"))
 
 
 @pytest.fixture

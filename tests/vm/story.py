@@ -26,6 +26,7 @@ class Story:
             name: Disk.create(folder / f"{name}.raw", _DISK_BYTES, f"DEMO-{name}") for name in ("red", "blue")
         }
         self.jobs: dict[str, int] = {}
+        self.files = 0
 
     # Helpers ----------------------------------------------------------------------------------------------------
 
@@ -63,6 +64,7 @@ class Story:
         result = self.document(f"magbay --json backup {SOURCE}")
         assert result["status"] in ("done", "warnings"), result
         assert result["files"] > 1000, result
+        self.files = result["files"]
         self.jobs[name] = result["job_id"]
         rate = f"{result['files']} files, {result['bytes'] / 1e6:.1f} MB"
         self.say(f"       job {result['job_id']}: {result['status']}, {rate}, on {', '.join(result['volumes'])}")
@@ -131,10 +133,10 @@ class Story:
         path = self.guest.run(f"find /mnt/magbay/*/ -name {volume}").stdout.strip()
         folder, name = path.rsplit("/", 1)
         self.guest.put("/var/tmp/sd.conf", _SD_CONF.replace("@DIR@", folder).encode())
-        self.command(f"magbay --json job show {self.jobs['red']} | grep -c volumes", quiet=True)
-        self.guest.run(f"magbay --json volume list {path} > /var/tmp/ours.json")
-        self.command(f"bls -c /var/tmp/sd.conf -V {name} File | grep -c ' {SOURCE}'")
+        self.command(f"magbay volume show {path}")
         self.guest.put("/var/tmp/job.bsr", self._bootstrap(name).encode())
+        count = int(self.command(f"bls -b /var/tmp/job.bsr -c /var/tmp/sd.conf -V {name} File | grep -c ' {SOURCE}'"))
+        assert count == self.files, f"bls lists {count} names, the job saved {self.files}"
         self.command("rm -rf /var/tmp/stock && mkdir /var/tmp/stock")
         output = self.command(
             f"bextract -b /var/tmp/job.bsr -c /var/tmp/sd.conf -V {name} File /var/tmp/stock", quiet=True

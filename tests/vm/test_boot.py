@@ -13,7 +13,8 @@ def assert_healthy(guest: Guest) -> None:
     failed = guest.run("systemctl list-units --failed --plain --no-legend").stdout
     assert failed == "", failed + guest.run("journalctl -b -p warning --no-pager -n 60").stdout
     assert guest.run("systemctl is-system-running", check=False).stdout.strip() == "running"
-    assert guest.run("systemctl is-active multi-user.target").stdout.strip() == "active"
+    units = ["multi-user.target", "autofs.service", "magbay-media.service", "magbay-changer.service"]
+    assert guest.run(["systemctl", "is-active", *units], check=False).stdout.split() == ["active"] * len(units)
 
 
 def test_bios_boot(frozen: Frozen, guest: Guest) -> None:
@@ -24,10 +25,12 @@ def test_bios_boot(frozen: Frozen, guest: Guest) -> None:
     assert_healthy(guest)
 
 
-def test_uefi_boot(image: Path, vm_folder: Path) -> None:
-    with Guest.boot(image, vm_folder, firmware=Firmware.UEFI) as guest:
+def test_uefi_boot_on_a_larger_disk(image: Path, vm_folder: Path) -> None:
+    """The root file system grows to the end of the disk."""
+    with Guest.boot(image, vm_folder, firmware=Firmware.UEFI, size="5G") as guest:
         assert guest.run("[ -d /sys/firmware/efi/efivars ]").rc == 0
         assert "magbay login:" in guest.console()
+        assert int(guest.run("df -B1 --output=size / | tail -1").stdout) > 4.5e9
         assert_healthy(guest)
 
 
@@ -39,6 +42,24 @@ def test_nobody_has_a_password_and_ssh_is_off(guest: Guest) -> None:
     assert "autologin" not in guest.run("systemctl cat serial-getty@ttyS0 getty@tty1").stdout
     settings = guest.run("mkdir -p /run/sshd && sshd -T -C user=root,host=h,addr=192.0.2.1").stdout
     assert "passwordauthentication no" in settings and "kbdinteractiveauthentication no" in settings
+
+
+def test_no_secret_is_shared_by_all_copies_of_the_image(guest: Guest) -> None:
+    assert guest.run("ls /etc/ssh/ssh_host_*", check=False).stdout == ""
+    assert guest.run("grep -rIl 'Password *=' /etc/bacula", check=False).stdout == ""
+    assert guest.run("ls -A /etc/magbay/keys").stdout == ""
+
+
+def test_a_key_on_the_efi_system_partition_opens_ssh(guest: Guest) -> None:
+    guest.run("systemctl start magbay-authorized-keys && [ ! -e /root/.ssh/authorized_keys ]")
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0bcPuhBbQ4eXqYq9FzVm0sJx3w2sZr8bZ1sXk5mP3a somebody"
+    guest.run(f"mount /dev/vda2 /mnt && printf '{key}\\r\\n' > /mnt/authorized_keys && umount /mnt")
+    guest.run("systemctl start magbay-authorized-keys")
+    guest.wait_for("systemctl is-active ssh.service", timeout=90)
+    assert guest.get("/root/.ssh/authorized_keys").decode() == key + "\n"
+    assert guest.run("stat -c '%a %U' /root/.ssh/authorized_keys").stdout == "600 root\n"
+    assert guest.run("ss -Hltn 'sport = :22'").stdout != ""
+    guest.run("! findmnt /mnt")
 
 
 def test_commands(guest: Guest) -> None:

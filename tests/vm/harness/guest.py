@@ -73,16 +73,17 @@ class Guest:
         folder: Path,
         *,
         firmware: Firmware = Firmware.BIOS,
+        size: str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Guest:
         """Boot *image* through the firmware and wait until the system is up; changes go to an overlay in *folder*.
 
         *folder* also gets the sockets (keep its path short) and the console log. Raises GuestTimeout when the guest
-        does not come up; the console log is part of the message.
+        does not come up; the console log is part of the message. With *size* ("5G") the disk is larger than the image.
         """
         folder.mkdir(parents=True, exist_ok=True)
         root = folder / "root.qcow2"
-        overlay(root, image, "raw")
+        overlay(root, image, "raw", size)
         guest = cls(Machine(root, folder, firmware))
         try:
             guest._wait_booted(progress or (lambda text: None))
@@ -106,7 +107,8 @@ class Guest:
             if not self.machine.alive():
                 raise ChannelError(f"QEMU ended: {self.machine.errors()}")
             if time.monotonic() > end:
-                raise GuestTimeout(f"no answer from the guest agent in {timeout:.0f} s; console:\n{self.console()[-3000:]}")
+                console = self.console()[-3000:]
+                raise GuestTimeout(f"no answer from the guest agent in {timeout:.0f} s; console:\n{console}")
             if on_console is not None:
                 targets = re.findall(r"OK[^\n]*Reached target [^\n]* - ([^\n.]+)\.", self.console())
                 for target in targets[seen:]:
@@ -219,7 +221,7 @@ class Guest:
     # Disks ------------------------------------------------------------------------------------------------------
 
     def plug(self, disk: Disk) -> float:
-        """Push *disk* into the dock; returns the host's monotonic time at that moment, without waiting for the guest."""
+        """Push *disk* into the dock, without waiting for the guest; returns the host's monotonic time of it."""
         file = {"driver": "file", "filename": str(disk.path), "cache": {"direct": False, "no-flush": True}}
         self.machine.qmp.execute(
             "blockdev-add",
@@ -265,9 +267,9 @@ class Guest:
 
     def device(self, disk: Disk, timeout: float = 30) -> str:
         """Wait until the guest has the disk and udev is done with it; its path, like /dev/sda."""
-        find = f"lsblk -dnpo NAME,SERIAL | awk '$2 == \"{disk.serial}\" {{ print $1; found = 1 }} END {{ exit !found }}'"
+        find = f"lsblk -dnpo NAME,SERIAL | grep -w '{disk.serial}'"
         self.wait_for(find, timeout)
-        path = self.run(find).stdout.strip()
+        path = self.run(find).stdout.split()[0]
         self.run(["udevadm", "settle"])
         return path
 

@@ -35,9 +35,11 @@ def qemu_version() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 
-def overlay(path: Path, backing: Path, backing_format: str) -> None:
+def overlay(path: Path, backing: Path, backing_format: str, size: str | None = None) -> None:
     """Make *path* a qcow2 file in which all changes to *backing* go."""
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", backing_format, "-b", str(backing), str(path)]
+    if size is not None:
+        command.append(size)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -46,7 +48,8 @@ def arguments(disk: Path, directory: Path, firmware: Firmware) -> list[str]:
     words = ["qemu-system-x86_64", "-name", "magbay", "-nodefaults", "-no-user-config", "-display", "none"]
     words += ["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-m", MEMORY, "-smp", "2"]
     words += ["-rtc", "base=utc,clock=host", "-nic", "none", "-vga", "none"]
-    words += ["-drive", f"file={disk},if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk-pci,drive=root"]
+    words += ["-drive", f"file={disk},if=none,id=root,format=qcow2,cache=unsafe"]
+    words += ["-device", "virtio-blk-pci,drive=root"]
     words += ["-device", "virtio-scsi-pci,id=dock"]
     words += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={directory}/agent,server=on,wait=off"]
     words += ["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
