@@ -22,7 +22,8 @@ from builder.common import IMAGE, BuildError, cache_directory, hash_of, lock, re
 MKOSI = IMAGE / "mkosi"
 SOURCES = MKOSI / "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources"
 TOOLS_PACKAGES = IMAGE / "tools-packages"
-KEEP_IMAGES = 4
+# How many of each are kept. Tools trees have a companion directory, which is nothing but a symbolic link.
+KEEP = {"image-*.raw": 4, "deb-*": 4, "base-*": 2, "tools-*[0-9a-f]": 2}
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,18 @@ def deb_directory(key: str) -> Path:
 
 def build_package(log: Path) -> Path:
     """The package, from the cache or built."""
-    directory = deb_directory(package.key())
-    found = sorted(directory.glob("*.deb"))
-    return found[0] if found else package.build(directory, log)
+    for _ in range(5):
+        key = package.key()
+        directory = deb_directory(key)
+        found = sorted(directory.glob("*.deb"))
+        if found:
+            return found[0]
+        deb = package.build(directory, log)
+        if package.key() == key:
+            return deb
+        # Somebody saved a file while it was packed.
+        shutil.rmtree(directory)
+    raise BuildError("The checkout changes all the time; the package cannot be built.")
 
 
 def _tools(key: str, log: Path) -> Path:
@@ -115,10 +125,10 @@ def _mkosi(tools: Path, base: Path, deb: Path, output: Path, log: Path) -> None:
 
 
 def _prune(cache: Path) -> None:
-    """Keep the newest images and packages only. A machine that runs from a deleted image keeps running."""
-    for pattern in ("image-*.raw", "deb-*"):
+    """Keep the newest of everything only. A machine that runs from a deleted image keeps running."""
+    for pattern, keep in KEEP.items():
         found = sorted(cache.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True)
-        for old in found[KEEP_IMAGES:]:
+        for old in found[keep:]:
             if old.is_dir():
                 shutil.rmtree(old)
             else:
@@ -148,6 +158,8 @@ def build_image(log: Path, *, force: bool = False) -> Path:
             _mkosi(tools, base, deb, Path(output), log)
             Path(output, "magbay.manifest").replace(path.with_suffix(".manifest"))
             Path(output, "magbay.raw").replace(path)
+        for layer in (tools, base):
+            os.utime(layer)
         _prune(cache_directory())
         say(f"{path} ({path.stat().st_blocks * 512 >> 20} MiB on disk)")
         return path

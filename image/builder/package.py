@@ -138,7 +138,15 @@ def build(directory: Path, log: Path) -> Path:
         root.mkdir()
         _stage(root, epoch)
         new = Path(scratch, deb.name)
-        command = ["dpkg-deb", "--root-owner-group", "--uniform-compression", "-Zxz", "--build", root, new]
+        command: list[str | Path] = [
+            "dpkg-deb",
+            "--root-owner-group",
+            "--uniform-compression",
+            "-Zxz",
+            "--build",
+            root,
+            new,
+        ]
         run(command, log=log, env={"SOURCE_DATE_EPOCH": str(epoch)})
         new.replace(deb)
     return deb
