@@ -7,13 +7,12 @@ import contextlib
 from pathlib import Path
 
 from appliance.agents.loop import Wakeup, serve
-from appliance.agents.media import BUS_NAME as MEDIA_BUS_NAME
+from appliance.agents.names import CHANGER as BUS_NAME
+from appliance.agents.names import CHANGER_ROOT as ROOT
+from appliance.agents.names import MEDIA
 from appliance.changer.service import Changer, Slot
 from appliance.errors import MagbayError
 from appliance.host.api import Host, Interface
-
-BUS_NAME = "org.magbay.Changer1"
-ROOT = "/org/magbay/Changer1"
 
 
 class ChangerAgent:
@@ -29,7 +28,7 @@ class ChangerAgent:
     async def run(self) -> None:
         """Serve until cancelled."""
         bus = self._host.bus
-        await bus.watch(MEDIA_BUS_NAME, "Changed", self._wakeup.set)
+        await bus.watch(MEDIA, "Changed", self._wakeup.set)
         bus.export(ROOT, Interface(BUS_NAME, signals={"SlotsChanged": "s"}))
         await bus.own(BUS_NAME)
         await serve(self._host, self._wakeup, self._round)
@@ -89,7 +88,7 @@ def _ranges(numbers: list[int]) -> str:
 def run(config: Path) -> None:
     """The process of `magbay-changer.service`, with the configuration file *config*."""
     changer = Changer.open(config)
-    from appliance.host.real import connect
+    from appliance.host.real.connect import connect
 
     async def main() -> None:
         await ChangerAgent(changer, await connect()).run()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable
 from typing import Any
 
-from appliance.agents.media import BUS_NAME, ROOT
+from appliance.agents.names import MEDIA, MEDIA_ROOT
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.magazines.attached import MEDIA_ANSWER, enrolments
@@ -41,11 +40,13 @@ def of_magazine(config: Config, name: str) -> dict[str, Any]:
 def ask(member: str, signature: str = "", *values: Any) -> None:
     """Call a method of the media agent. Raises `MagbayError` when there is none or it refuses."""
 
-    async def call() -> None:
-        from appliance.host.real.bus import SystemBus
+    import asyncio
 
+    from appliance.host.real.bus import SystemBus
+
+    async def call() -> None:
         bus = await SystemBus.connect()
-        await bus.call(BUS_NAME, ROOT, BUS_NAME, member, signature, values)
+        await bus.call(MEDIA, MEDIA_ROOT, MEDIA, member, signature, values)
 
     try:
         asyncio.run(call())

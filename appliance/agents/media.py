@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from appliance.agents.loop import Wakeup, serve
+from appliance.agents.names import MAGAZINE
+from appliance.agents.names import MEDIA as BUS_NAME
+from appliance.agents.names import MEDIA_ROOT as ROOT
 from appliance.config.schema import Config
 from appliance.host.api import Host, Interface, Method
 from appliance.host.files import write_atomic
@@ -17,9 +20,6 @@ from appliance.magazines.attached import MEDIA_ANSWER
 from appliance.magazines.media import DiskReport, Media
 from appliance.magazines.states import State
 
-BUS_NAME = "org.magbay.Media1"
-ROOT = "/org/magbay/Media1"
-MAGAZINE = "org.magbay.Magazine1"
 # systemd's message ids are 128-bit constants; these are ours (systemd/catalog explains them to the reader).
 _MESSAGES = {
     State.MOUNTED: "6f1f6a3f0d0b4e0bb1a4b37b7c6f9a01",
@@ -173,7 +173,7 @@ def status_line(reports: Sequence[DiskReport]) -> str:
 
 def run(config: Config) -> None:
     """The process of `magbay-media.service`."""
-    from appliance.host.real import connect
+    from appliance.host.real.connect import connect
 
     async def main() -> None:
         await MediaAgent(config, await connect()).run()

@@ -14,7 +14,8 @@ from pathlib import Path
 from uuid import NAMESPACE_DNS, uuid5
 
 from appliance.agents.changer import ChangerAgent
-from appliance.agents.media import BUS_NAME, ROOT, MediaAgent
+from appliance.agents.media import MediaAgent
+from appliance.agents.names import MEDIA, MEDIA_ROOT
 from appliance.changer.service import Changer
 from appliance.config.loader import load
 from appliance.config.schema import Enrolment
@@ -105,7 +106,7 @@ class Simulation:
         elif verb == "release":
             self.world.held.discard(disk.filesystem_uuid)
         else:
-            await self.host.bus.call(BUS_NAME, ROOT, BUS_NAME, "Eject", "s", [name])
+            await self.host.bus.call(MEDIA, MEDIA_ROOT, MEDIA, "Eject", "s", [name])
 
     async def _show(self, what: str) -> None:
         if what == "status":

@@ -15,22 +15,23 @@ from appliance.cli.output import Output
 from appliance.config.loader import DEFAULT_PATH
 from appliance.errors import ExitStatus, MagbayError
 
-# One module per noun (or small family); each has `register(subparsers)`.
-NOUNS = (
-    "status",
-    "prepare",
-    "magazine",
-    "eject",
-    "slots",
-    "label",
-    "backup",
-    "restore",
-    "jobs",
-    "verify",
-    "volume",
-    "config",
-    "agent",
-)
+# Command to the module that has it; each module has `register(subparsers)`.
+COMMANDS = {
+    "status": "status",
+    "prepare": "prepare",
+    "magazine": "magazine",
+    "eject": "eject",
+    "slots": "slots",
+    "label": "label",
+    "backup": "backup",
+    "restore": "restore",
+    "jobs": "jobs",
+    "job": "jobs",
+    "verify": "verify",
+    "volume": "volume",
+    "config": "config",
+    "agent": "agent",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,8 +41,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)  # type: ignore[arg-type]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every noun and verb."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of every command, or of *only* one: importing all of them takes longer than most of them run."""
     parser = _Parser(prog="magbay", description="Removable-media backup appliance.")
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
@@ -49,15 +50,29 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"magbay {__version__}")
     parser.add_argument("--simulate", action="store_true", help="run all agents on a simulated machine, without root")
     subparsers = parser.add_subparsers(metavar="COMMAND", dest="command")
-    for noun in NOUNS:
-        importlib.import_module(f"appliance.cli.{noun}").register(subparsers)
+    for module in [COMMANDS[only]] if only else dict.fromkeys(COMMANDS.values()):
+        importlib.import_module(f"appliance.cli.{module}").register(subparsers)
     return parser
+
+
+def _command_of(words: Sequence[str]) -> str | None:
+    """The command among *words*, when it can be told without a parser: the first word that is no global option."""
+    rest = iter(words)
+    for word in rest:
+        if word in ("--config", "--progress"):
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word if word in COMMANDS else None
+        elif word not in ("--json",) and not word.startswith(("--config=", "--progress=")):
+            return None
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser(_command_of(words))
+    args = parser.parse_args(words)
     if args.simulate:
         args.run = _simulate
     elif args.command is None:

@@ -11,7 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from appliance.agents.media import BUS_NAME, ROOT, MediaAgent, status_line
+from appliance.agents.media import MediaAgent, status_line
+from appliance.agents.names import MEDIA, MEDIA_ROOT
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.host.api import Host
@@ -280,7 +281,7 @@ def test_agent_publishes_signals_journal_and_status(config: Config) -> None:
         assert ("MagazineChanged", ("mag1", d.filesystem_uuid, "mounted", "")) in names
         properties = bus.objects["/org/magbay/magazine/mag1"].properties()  # type: ignore[attr-defined]
         assert properties["State"] == ("s", "mounted")
-        await bus.call(BUS_NAME, ROOT, BUS_NAME, "Eject", "s", ["mag1"])
+        await bus.call(MEDIA, MEDIA_ROOT, MEDIA, "Eject", "s", ["mag1"])
         for _ in range(200):
             await asyncio.sleep(0.02)
             if '"safe to remove"' in (config.run_dir / "media.json").read_text():

@@ -7,9 +7,9 @@ handler, and only declared errors leave the process. Who may call what is the bu
 from __future__ import annotations
 
 import asyncio
+import html
 from collections.abc import Sequence
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from dbus_next import BusType, Message, MessageType, Variant
 from dbus_next.aio import MessageBus
@@ -155,21 +155,21 @@ def introspection(path: str, objects: dict[str, Interface]) -> str:
     lines = ["<node>"]
     interface = objects.get(path)
     if interface is not None:
-        lines.append(f"<interface name={quoteattr(interface.name)}>")
+        lines.append(f"<interface name='{html.escape(interface.name)}'>")
         for name, method in interface.methods.items():
             arguments = _arguments(method.takes, "in") + _arguments(method.gives, "out")
-            lines.append(f"<method name={quoteattr(name)}>{arguments}</method>")
+            lines.append(f"<method name='{html.escape(name)}'>{arguments}</method>")
         for name, signature in interface.signals.items():
-            lines.append(f"<signal name={quoteattr(name)}>{_arguments(signature, None)}</signal>")
+            lines.append(f"<signal name='{html.escape(name)}'>{_arguments(signature, None)}</signal>")
         for name, (signature, _value) in interface.properties().items():
-            lines.append(f"<property name={quoteattr(name)} type={quoteattr(signature)} access='read'/>")
+            lines.append(f"<property name='{html.escape(name)}' type='{html.escape(signature)}' access='read'/>")
         lines.append("</interface>")
     inside = path.rstrip("/") + "/"
     children = {other[len(inside) :].split("/")[0] for other in objects if other.startswith(inside)}
-    lines.extend(f"<node name={quoteattr(child)}/>" for child in sorted(children))
+    lines.extend(f"<node name='{html.escape(child)}'/>" for child in sorted(children))
     return "".join([*lines, "</node>"])
 
 
 def _arguments(signature: str, direction: str | None) -> str:
     words = f" direction='{direction}'" if direction else ""
-    return "".join(f"<arg type={quoteattr(kind.signature)}{words}/>" for kind in SignatureTree(signature).types)
+    return "".join(f"<arg type='{html.escape(kind.signature)}'{words}/>" for kind in SignatureTree(signature).types)
