@@ -26,9 +26,8 @@ _BARE = (
 
 def background(guest: Guest, script: str) -> None:
     """Start *script* in the guest; its output goes to /run/bench.out."""
-    guest.run(
-        f"rm -f /run/bench.out; systemd-run --quiet --collect --unit=bench sh -c '({script}) > /run/bench.tmp; mv /run/bench.tmp /run/bench.out'"
-    )
+    guest.put("/run/bench.sh", f"({script}) > /run/bench.tmp; mv /run/bench.tmp /run/bench.out".encode())
+    guest.run("rm -f /run/bench.out; systemd-run --quiet --collect --unit=bench sh /run/bench.sh")
 
 
 def measure(guest: Guest, disk: Disk, script: str) -> float:

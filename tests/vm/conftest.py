@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -59,13 +60,20 @@ def vm_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture
-def guest(frozen: Frozen, vm_folder: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """A running appliance, fresh from the frozen one. After a failure its journal and state are collected."""
-    with frozen.restore(vm_folder) as machine:
+@contextlib.contextmanager
+def running(frozen: Frozen, folder: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A running appliance from the frozen one. After a failure of the test its journal and state are collected."""
+    with frozen.restore(folder) as machine:
         yield machine
         if request.node.stash.get(_FAILED, False):
             print(f"journal and state of the guest: {machine.collect(request.node.name)}")
+
+
+@pytest.fixture
+def guest(frozen: Frozen, vm_folder: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A running appliance, fresh from the frozen one."""
+    with running(frozen, vm_folder, request) as machine:
+        yield machine
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.vm.harness import Disk, Guest
+from tests.vm.conftest import running
+from tests.vm.harness import Disk, Frozen, Guest, freeze
 from tests.vm.story import Story
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
@@ -29,12 +32,8 @@ def test_the_walking_appliance(guest: Guest, tmp_path: Path) -> None:
 class Dock:
     """A guest with one prepared magazine, m1, whose disk is on the shelf."""
 
-    def __init__(self, guest: Guest, folder: Path) -> None:
-        self.guest, self.folder = guest, folder
-        self.disk = Disk.create(folder / "m1.raw", 256 * MIB, "SER-M1")
-        self.prepare(self.disk, "m1")
-        guest.run("magbay eject m1")
-        self.pull(self.disk)
+    def __init__(self, guest: Guest, folder: Path, disk: Disk) -> None:
+        self.guest, self.folder, self.disk = guest, folder, disk
 
     def node(self, disk: Disk) -> str:
         listing = self.guest.run("lsblk -dnpo NAME,SERIAL").stdout.splitlines()
@@ -65,9 +64,30 @@ class Dock:
         return found
 
 
+@pytest.fixture(scope="module")
+def prepared(frozen: Frozen) -> Iterator[tuple[Frozen, Disk]]:
+    """A frozen guest in which m1 was prepared and ejected, and the disk; made once, as preparing takes its time."""
+    with tempfile.TemporaryDirectory(prefix="magbay-vm-") as name, tempfile.TemporaryDirectory(prefix="m-vm-") as work:
+        disk = Disk.create(Path(name) / "m1.raw", 256 * MIB, "SER-M1")
+        with frozen.restore(Path(work)) as guest:
+            dock = Dock(guest, Path(work), disk)
+            dock.prepare(disk, "m1")
+            guest.run("magbay eject m1")
+            dock.pull(disk)
+            made = freeze(guest, frozen.image, Path(name) / "frozen")
+        yield made, disk
+
+
 @pytest.fixture
-def dock(guest: Guest, tmp_path: Path) -> Iterator[Dock]:
-    yield Dock(guest, tmp_path)
+def dock(
+    prepared: tuple[Frozen, Disk], vm_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Dock]:
+    """A running appliance that knows magazine m1, with a copy of its disk."""
+    frozen, disk = prepared
+    copy = tmp_path / "m1.raw"
+    subprocess.run(["cp", "--sparse=always", disk.path, copy], check=True)
+    with running(frozen, vm_folder, request) as guest:
+        yield Dock(guest, tmp_path, Disk(copy, disk.serial))
 
 
 def test_wrong_key_is_named_and_the_right_one_works_after_a_replug(dock: Dock) -> None:
@@ -166,11 +186,12 @@ def test_pulled_while_it_is_written(dock: Dock) -> None:
     first = json.loads(guest.run("magbay --json backup /usr/share/doc/bash /etc/magbay/magbay.yaml").stdout)
     assert first["status"] == "done"
     guest.run("dd if=/dev/urandom of=/var/tmp/big bs=1M count=100 status=none")
-    guest.run(
-        "systemd-run --unit=victim --collect -p StandardOutput=file:/var/tmp/victim.json -p StandardError=file:/var/tmp/victim.err "
-        "-p 'ExecStopPost=/bin/sh -c \"echo $EXIT_STATUS > /var/tmp/victim.status; date +%%s.%%N > /var/tmp/victim.end\"' "
-        "/usr/bin/magbay --json backup /var/tmp/big"
+    script = (
+        "magbay --json backup /var/tmp/big > /var/tmp/victim.json 2> /var/tmp/victim.err\n"
+        "echo $? > /var/tmp/victim.status\ndate +%s.%N > /var/tmp/victim.end\n"
     )
+    guest.put("/var/tmp/victim.sh", script.encode())
+    guest.run("systemd-run --unit=victim sh /var/tmp/victim.sh")
     guest.wait_for("[ $(find /mnt/magbay -type f -printf '%s\\n' | sort -n | tail -1) -gt 20000000 ]", timeout=60)
     pulled = float(guest.run("date +%s.%N").stdout)
     dock.pull(dock.disk)
@@ -242,7 +263,7 @@ def test_busy_magazine_is_ejected_when_it_is_let_go(dock: Dock) -> None:
     guest.run("systemd-run --unit=holder sh -c 'exec flock /mnt/magbay/*/README.txt sleep 1000'")
     guest.wait_for("grep -q FLOCK /proc/locks && pgrep -x sleep", timeout=20)
     refused = guest.run("magbay eject m1 --timeout 4", check=False)
-    assert refused.rc == 1 and "sleep" in refused.stderr + refused.stdout or "flock" in refused.stderr
+    assert refused.rc == 1 and ("sleep" in refused.stderr or "flock" in refused.stderr), refused.stderr
     assert dock.state("SER-M1")["state"] == "ejecting"
     guest.run("systemctl stop holder")
     dock.wait_state("SER-M1", "safe to remove", timeout=30)

@@ -2,7 +2,7 @@
 
 from tests.vm.harness.channels import ChannelError
 from tests.vm.harness.disk import Disk
-from tests.vm.harness.frozen import Frozen, frozen_guest, upgraded_guest
+from tests.vm.harness.frozen import Frozen, freeze, frozen_guest, upgraded_guest
 from tests.vm.harness.guest import CommandFailed, Guest, GuestTimeout, Result
 from tests.vm.harness.image import build_package, cache_directory, image_path
 from tests.vm.harness.machine import Firmware, Machine
@@ -19,6 +19,7 @@ __all__ = [
     "Result",
     "build_package",
     "cache_directory",
+    "freeze",
     "frozen_guest",
     "image_path",
     "upgraded_guest",

@@ -56,7 +56,7 @@ class Frozen:
             return Guest.boot(self.image, folder)
 
 
-def _freeze(guest: Guest, image: Path, directory: Path) -> Frozen:
+def freeze(guest: Guest, image: Path, directory: Path) -> Frozen:
     """Freeze *guest*, whose overlay is in its folder, into the new *directory*, all or nothing."""
     guest.run(f"modprobe -a {' '.join(MODULES)}; udevadm settle; sync")
     folder = guest.machine.directory
@@ -103,7 +103,7 @@ def frozen_guest(image: Path, progress: Callable[[str], None] | None = None) -> 
             with contextlib.ExitStack() as stack:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="freeze-", dir=cache_directory()))
                 guest = stack.enter_context(Guest.boot(image, Path(folder), progress=progress))
-                _freeze(guest, image, directory)
+                freeze(guest, image, directory)
             _prune("frozen")
         os.utime(directory)
     return Frozen(image, directory)
@@ -137,4 +137,4 @@ def _upgrade(base: Frozen, package: Path, directory: Path) -> None:
         guest.put("/var/tmp/magbay.deb", package.read_bytes())
         guest.run("dpkg --install /var/tmp/magbay.deb && rm /var/tmp/magbay.deb", timeout=180)
         guest.run("systemctl reset-failed; systemctl is-system-running --wait", check=False, timeout=180)
-        _freeze(guest, base.image, directory)
+        freeze(guest, base.image, directory)
