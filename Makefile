@@ -20,7 +20,7 @@ $(VENV)/.stamp: pyproject.toml | host-packages
 
 ## make unit      the unit suite (under a minute)
 unit: venv
-	$(VENV)/bin/python -m pytest tests/unit
+	$(VENV)/bin/python -m pytest tests/unit -n 2
 
 ## make vm-test   the scenarios in the virtual machine
 vm-test: venv image

@@ -37,10 +37,12 @@ FILES = (
     ("systemd/magbay.yaml", "etc/magbay", 0o644),
     ("autofs/*.autofs", "etc/auto.master.d", 0o644),
     ("autofs/auto.*", "usr/lib/magbay", 0o755),
+    ("README.md", "usr/share/doc/magbay", 0o644),
+    ("docs/*.md", "usr/share/doc/magbay", 0o644),
     ("image/debian/copyright", "usr/share/doc/magbay", 0o644),
 )
 # What the package is made of; a commit that touches nothing of it leaves the package as it was.
-INPUTS = ("appliance", "udev", "systemd", "autofs", "image/debian")
+INPUTS = ("appliance", "udev", "systemd", "autofs", "image/debian", "docs", "README.md")
 
 
 def depends() -> list[str]:

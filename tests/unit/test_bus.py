@@ -83,10 +83,10 @@ def test_calls_properties_and_objects(daemon: str) -> None:
         (objects,) = await call("org.freedesktop.DBus.ObjectManager", "GetManagedObjects", path="/org/magbay")
         assert list(objects) == ["/org/magbay/test"]
         (xml,) = await call("org.freedesktop.DBus.Introspectable", "Introspect")
-        for words in ('name="Echo"', 'name="Changed"', 'name="State"'):
+        for words in ("name='Echo'", "name='Changed'", "name='State'"):
             assert words in xml
         (parent,) = await call("org.freedesktop.DBus.Introspectable", "Introspect", path="/org/magbay")
-        assert '<node name="test"/>' in parent
+        assert "<node name='test'/>" in parent
 
     asyncio.run(story())
 
