@@ -210,7 +210,7 @@ def test_pulled_while_it_is_written(dock: Dock) -> None:
 
     dock.plug(dock.disk)
     dock.wait_state("SER-M1", "mounted")
-    jobs = {job["job_id"]: job["status"] for job in json.loads(guest.run("magbay --json jobs").stdout)}
+    jobs = {job["job_id"]: job["status"] for job in json.loads(guest.run("magbay --json jobs").stdout)["jobs"]}
     assert jobs[first["job_id"]] == "done"
     assert [status for number, status in jobs.items() if number > first["job_id"]] == ["failed"]
     guest.run(f"magbay --json restore --job {first['job_id']} --to /var/tmp/back")
