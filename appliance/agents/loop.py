@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
+from appliance.errors import MagbayError
 from appliance.host.api import Host
 
 _SOON = 1.0  # seconds until the next look while something is on its way
@@ -34,7 +35,10 @@ class Wakeup:
 
 
 async def serve(host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]]) -> None:
-    """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation."""
+    """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation.
+
+    Raises `MagbayError` when the bus is lost: the service manager starts the agent anew, with a new connection.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     stopping = False
@@ -50,11 +54,18 @@ async def serve(host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]])
                 loop.add_signal_handler(number, stop)
             except (RuntimeError, ValueError):
                 break  # not the main thread: the simulator runs several agents in one process
-    soon = await look()
-    host.notify.ready()
-    while not stopping:
-        host.notify.alive()
-        await wakeup.wait(_SOON if soon else _LATEST)
-        if not stopping:
-            soon = await look()
-    host.notify.stopping()
+    lost = asyncio.ensure_future(host.bus.closed())
+    lost.add_done_callback(lambda _done: wakeup.set())
+    try:
+        soon = await look()
+        host.notify.ready()
+        while not stopping:
+            host.notify.alive()
+            await wakeup.wait(_SOON if soon else _LATEST)
+            if lost.done():
+                raise MagbayError("the system bus closed the connection", hint="systemd starts the agent anew.")
+            if not stopping:
+                soon = await look()
+        host.notify.stopping()
+    finally:
+        lost.cancel()

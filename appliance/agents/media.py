@@ -16,7 +16,7 @@ from appliance.config.schema import Config
 from appliance.host.api import Host, Interface, Method
 from appliance.host.files import write_atomic
 from appliance.host.names import escape
-from appliance.magazines.attached import MEDIA_ANSWER
+from appliance.magazines.attached import MEDIA_ANSWER, read_enrolments
 from appliance.magazines.media import DiskReport, Media
 from appliance.magazines.states import State
 
@@ -39,6 +39,7 @@ class MediaAgent:
         self._reports: tuple[DiskReport, ...] = ()
         self._published: str | None = None
         self._exported: set[str] = set()
+        self._damaged: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -55,6 +56,7 @@ class MediaAgent:
         before = {(report.node, report.luks_uuid): report for report in self._reports}
         self._reports = await self._media.reconcile()
         self._publish()
+        self._complain()
         now = {(report.node, report.luks_uuid) for report in self._reports}
         for report in self._reports:
             self._announce(before.get((report.node, report.luks_uuid)), report)
@@ -72,6 +74,14 @@ class MediaAgent:
             self._published = answer
             self._export()
             self._host.bus.emit(ROOT, BUS_NAME, "Changed", "", [])
+
+    def _complain(self) -> None:
+        """Say once what is wrong with enrolment files."""
+        damaged = tuple(error.message for error in read_enrolments(self._config)[1])
+        for text in damaged:
+            if text not in self._damaged:
+                self._host.journal.send(f"an enrolment cannot be read: {text}", priority=3)
+        self._damaged = damaged
 
     def _export(self) -> None:
         bus = self._host.bus

@@ -12,7 +12,7 @@ from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, NotFoundError
 from appliance.host.files import sync_directory
-from appliance.magazines.attached import enrolments, known
+from appliance.magazines.attached import enrolments, known, read_enrolments
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -53,8 +53,11 @@ def describe(config: Config) -> list[dict[str, Any]]:
 
 def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
     """One line a magazine."""
-    magazines = describe(load(args.config))
+    config = load(args.config)
+    magazines = describe(config)
     out.document(magazines)
+    for error in read_enrolments(config)[1]:
+        out.warn(f"magbay: an enrolment cannot be read: {error.message}")
     for magazine in magazines:
         size = human_bytes(magazine["size"]) if magazine.get("size") else "-"
         serial = magazine.get("serial") or "-"

@@ -128,6 +128,10 @@ class Bus(Protocol):
 
     async def watch(self, interface: str, signal: str, wake: Wake) -> None: ...
 
+    async def closed(self) -> None:
+        """Return when the connection is lost."""
+        ...
+
     async def call(
         self, name: str, path: str, interface: str, member: str, signature: str = "", values: Sequence[Any] = ()
     ) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.config.loader import load_enrolment
 from appliance.config.schema import Config, Enrolment
-from appliance.errors import AwayError, MagbayError, NotFoundError
+from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
 
 MEDIA_ANSWER = "media.json"
 # States of a disk in which its volumes can be reached: mounted, or mounted by autofs at the next access.
@@ -35,10 +35,21 @@ class Magazine:
         return self.path is not None
 
 
+def read_enrolments(config: Config) -> tuple[tuple[Enrolment, ...], tuple[ConfigError, ...]]:
+    """All enrolled disks by name, and what is wrong with the files that cannot be read: one damaged file must not
+    take the other magazines away."""
+    found, damaged = [], []
+    for path in sorted(config.enrolment_dir.glob("*.yaml")):
+        try:
+            found.append(load_enrolment(path))
+        except ConfigError as error:
+            damaged.append(error)
+    return tuple(sorted(found, key=lambda enrolment: enrolment.name)), tuple(damaged)
+
+
 def enrolments(config: Config) -> tuple[Enrolment, ...]:
-    """All enrolled disks, by name. Raises `ConfigError` for a damaged enrolment file."""
-    found = [load_enrolment(path) for path in sorted(config.enrolment_dir.glob("*.yaml"))]
-    return tuple(sorted(found, key=lambda enrolment: enrolment.name))
+    """All enrolled disks whose files can be read, by name."""
+    return read_enrolments(config)[0]
 
 
 def known(config: Config) -> tuple[Magazine, ...]:

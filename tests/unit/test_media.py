@@ -73,6 +73,14 @@ class House:
         return states
 
 
+async def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come true")
+
+
 @pytest.fixture
 def house(config: Config) -> Callable[[], House]:
     return lambda: House(config)
@@ -309,6 +317,35 @@ def test_stuck_unit_is_started_anew(config: Config, house: Callable[[], House]) 
         h.host.clock.time += 60  # type: ignore[attr-defined]
         assert (await h.settle())["mag1"] is State.MOUNTED
         assert (await h.host.units.state(unlock_unit(d.luks_uuid))).active == "active"
+
+    asyncio.run(story())
+
+
+def test_a_damaged_enrolment_takes_nothing_else_away(config: Config) -> None:
+    async def story() -> None:
+        h, d = House(config), disk(config, 1)
+        (config.enrolment_dir / "bad.yaml").write_text("name: [x")
+        agent = MediaAgent(config, h.host)
+        task = asyncio.create_task(agent.run())
+        h.world.plug(d)
+        await wait_until(lambda: h.host.notify.text.startswith("mag1 mounted"))  # type: ignore[attr-defined]
+        records = h.host.journal.records  # type: ignore[attr-defined]
+        assert len([r for r in records if "bad.yaml" in r["MESSAGE"]]) == 1
+        task.cancel()
+
+    asyncio.run(story())
+
+
+def test_an_agent_ends_when_the_bus_is_lost(config: Config) -> None:
+    async def story() -> None:
+        h = House(config)
+        lost = asyncio.Event()
+        h.host.bus.closed = lost.wait  # type: ignore[method-assign, assignment]
+        task = asyncio.create_task(MediaAgent(config, h.host).run())
+        await wait_until(lambda: h.host.notify.is_ready)  # type: ignore[attr-defined]
+        lost.set()
+        with pytest.raises(MagbayError, match="bus"):
+            await asyncio.wait_for(task, 10)
 
     asyncio.run(story())
 

@@ -7,6 +7,7 @@ handler, and only declared errors leave the process. Who may call what is the bu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 from collections.abc import Sequence
 from typing import Any
@@ -91,8 +92,9 @@ class SystemBus:
         return tuple(reply.body)
 
     async def closed(self) -> None:
-        """Return when the connection is lost."""
-        await self._bus.wait_for_disconnect()
+        """Return when the connection is lost, whatever the reason."""
+        with contextlib.suppress(OSError, EOFError):
+            await self._bus.wait_for_disconnect()
 
     def _incoming(self, message: Message) -> Message | bool | None:
         if message.message_type is MessageType.SIGNAL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,10 @@ class MemoryBus:
     async def watch(self, interface: str, signal: str, wake: Wake) -> None:
         """Call *wake* at every such signal."""
         self._watches.setdefault((interface, signal), []).append(wake)
+
+    async def closed(self) -> None:
+        """The bus of one process is never lost."""
+        await asyncio.Event().wait()
 
     async def call(
         self, name: str, path: str, interface: str, member: str, signature: str = "", values: Sequence[Any] = ()
