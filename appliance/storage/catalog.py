@@ -152,7 +152,11 @@ class Catalog:
     def rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """The rows of a query, one by one."""
         with self.declared():
-            yield from self._db.execute(query, values)
+            try:
+                found = self._db.execute(query, values)
+            except (OverflowError, UnicodeEncodeError):
+                return  # a number or text that SQLite cannot hold stands in no row
+            yield from found
 
     def change(self, statement: str, values: Sequence[Any] = (), *, durable: bool = True) -> None:
         """One statement as a transaction of its own."""
