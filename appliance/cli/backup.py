@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, Progress, human_bytes
-from appliance.cli.running import log_to, refresh_changer, stoppable
+from appliance.cli.running import heard_or_not, log_to, refresh_changer, stoppable, warn_of
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
@@ -50,9 +50,14 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
             config, request, log=log_to(out, args.config), progress=display.advance, cancelled=asked.is_set
         )
     refresh_changer(args.config, out)
+    with heard_or_not():
+        _tell(result, out)
+    return result.exit_status
+
+
+def _tell(result: backup.JobResult, out: Output) -> None:
     out.document(result.document())
-    for line in (*result.warnings, *result.errors):
-        out.warn(f"magbay: {line}")
+    warn_of(out, result.warnings, result.errors)
     if result.hint:
         out.warn(f"        {result.hint}")
     seconds = result.finished - result.started
@@ -60,7 +65,6 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
         f"job {result.job_id} {result.status.word}: {result.files} files, {human_bytes(result.bytes)} "
         f"in {seconds} s, volumes: {', '.join(result.volumes) or 'none'}"
     )
-    return result.exit_status
 
 
 @contextmanager

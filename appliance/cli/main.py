@@ -9,11 +9,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from appliance import __version__
-from appliance.cli.output import Output
+from appliance.cli.output import Output, silence
 from appliance.config.loader import DEFAULT_PATH
-from appliance.errors import ExitStatus, MagbayError
+from appliance.errors import ExitStatus, MagbayError, PermissionDeniedError, UsageError
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # Command to the module that has it; each module has `register(subparsers)`.
 COMMANDS = {
@@ -35,15 +38,24 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with abbreviations off, so that a later option never changes what an old script means."""
+    """argparse with abbreviations off, so that a later option never changes what an old script means.
+
+    `--config` and `--json` are understood behind the command, too. Wrong words raise `UsageError`.
+    """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)  # type: ignore[arg-type]
+        self.add_argument("--config", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        """Wrong words on the command line."""
+        raise UsageError(message, hint=f"'{self.prog} --help' tells what it takes.")
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The parser of every command, or of *only* one: importing all of them takes longer than most of them run."""
-    parser = _Parser(prog="magbay", description="Removable-media backup appliance.")
+    parser = _Parser(prog="magbay", description="Removable-media backup appliance.", conflict_handler="resolve")
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
     parser.add_argument("--progress", choices=("auto", "none", "json"), default="auto", help="progress on stderr")
@@ -71,28 +83,61 @@ def _command_of(words: Sequence[str]) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
+    _open_closed_streams()
+    try:
+        status = _answer(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        silence(sys.stdout)  # the reader has seen enough
+    except OSError as error:
+        silence(sys.stdout)
+        Output().warn(f"magbay: the answer cannot be written: {error.strerror}")
+    return ExitStatus.FAILED
+
+
+def _answer(words: Sequence[str]) -> int:
+    """Run the command; trouble becomes words and an exit status."""
+    as_json = "--json" in words
+    try:
+        return _run(words)
+    except MagbayError as error:
+        return _report(error, as_json)
+    except KeyboardInterrupt:
+        return _report(MagbayError("interrupted"), as_json, _INTERRUPTED)
+    except BrokenPipeError:
+        raise
+    except PermissionError as error:
+        text = f"{error.filename or 'magbay'}: {error.strerror}"
+        return _report(PermissionDeniedError(text, hint="Run it as a user who may do that."), as_json)
+    except OSError as error:
+        # What the rooms did not foresee (a full system disk, for example) still names its file.
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(MagbayError(f"{where}{error.strerror or error}"), as_json)
+
+
+def _run(words: Sequence[str]) -> int:
     parser = build_parser(_command_of(words))
     args = parser.parse_args(words)
     if args.simulate:
         args.run = _simulate
     elif args.command is None:
-        parser.error("no command given; 'magbay --help' lists them")
+        parser.error("no command given")
     style = "json" if args.progress == "json" else "text" if args.progress == "auto" and sys.stderr.isatty() else "none"
-    out = Output(json=args.json, progress_style=style)
-    try:
-        status: int = args.run(args, out)
-    except MagbayError as error:
-        return _report(error, args.json)
-    except KeyboardInterrupt:
-        out.warn("magbay: interrupted")
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.FAILED
-    except OSError as error:
-        # What the rooms did not foresee (a full system disk, a lost permission) still names its file.
-        return _report(MagbayError(f"{error.filename or 'magbay'}: {error.strerror or error}"), args.json)
-    return int(status)
+    return int(args.run(args, Output(json=args.json, progress_style=style)))
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null as a standard stream that is closed: else the next file opened, a volume perhaps, becomes it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def _simulate(args: argparse.Namespace, out: Output) -> ExitStatus:
@@ -109,10 +154,11 @@ def _simulate(args: argparse.Namespace, out: Output) -> ExitStatus:
     return ExitStatus.FAILED if failures else ExitStatus.DONE
 
 
-def _report(error: MagbayError, as_json: bool) -> int:
+def _report(error: MagbayError, as_json: bool, status: int | None = None) -> int:
     out = Output(json=as_json)
-    out.document({"error": error.message, "hint": error.hint, "status": int(error.status)})
+    status = int(error.status) if status is None else status
+    out.document({"error": error.message, "hint": error.hint, "status": status})
     out.warn(f"magbay: {error.message}")
     if error.hint:
         out.warn(f"        {error.hint}")
-    return int(error.status)
+    return status

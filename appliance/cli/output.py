@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 _STEP = 0.2  # seconds between two drawings of a progress line
 
@@ -29,8 +30,16 @@ def human_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
+def silence(stream: TextIO) -> None:
+    """Let what is still to be written on *stream* go nowhere: its reader is gone, or its disk is full."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 class Progress:
-    """Counts bytes and draws rate and ETA, on a terminal or as JSON lines."""
+    """Counts bytes and draws rate and ETA, on a terminal or as JSON lines. It never raises: work matters more."""
 
     def __init__(self, label: str, total: int | None, style: str) -> None:
         self.label, self.total, self.style = label, total, style
@@ -50,18 +59,24 @@ class Progress:
         eta = (self.total - self.done) / rate if self.total and rate else None
         if self.style == "json":
             record = {"progress": self.label, "bytes": self.done, "total": self.total, "rate": round(rate)}
-            sys.stderr.write(json.dumps(record | {"eta": None if eta is None else round(eta)}) + "\n")
+            _to_stderr(json.dumps(record | {"eta": None if eta is None else round(eta)}) + "\n")
         else:
             of = f" of {human_bytes(self.total)}" if self.total else ""
             left = f", {human_time(max(eta, 0))} left" if eta is not None else ""
-            sys.stderr.write(f"\r\033[K{self.label}: {human_bytes(self.done)}{of}, {human_bytes(rate)}/s{left}")
-        sys.stderr.flush()
+            _to_stderr(f"\r\033[K{self.label}: {human_bytes(self.done)}{of}, {human_bytes(rate)}/s{left}")
 
     def close(self) -> None:
         """End the line."""
         if self.style == "text" and self._drawn > self._began:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+            _to_stderr("\r\033[K")
+
+
+def _to_stderr(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        silence(sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,7 @@ class Output:
         """Print *value* as the JSON document (only with --json)."""
         if self.json:
             sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+            sys.stdout.flush()
 
     def line(self, text: str = "") -> None:
         """Print a line for people (not with --json). Bytes of odd file names are written as they are."""
@@ -85,7 +101,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Print a line on stderr."""
-        sys.stderr.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
+        _to_stderr(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int | None = None) -> Iterator[Progress]:

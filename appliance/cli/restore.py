@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, human_bytes
-from appliance.cli.running import log_to, stoppable
-from appliance.config.loader import load
+from appliance.cli.running import heard_or_not, run_reading, warn_of
 from appliance.errors import ExitStatus, UsageError
 from appliance.storage import restore
 
@@ -46,25 +45,17 @@ def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
             hint="Give --to DIR, or '--to /' to overwrite the files in their original places.",
         )
     request = restore.RestoreRequest(args.to, args.job, args.latest, tuple(args.file))
-    with stoppable() as asked, out.progress("restore") as display:
+    result = run_reading(restore.run, "restore", args.config, request, out)
+    with heard_or_not():
+        _tell(result, out)
+    return result.exit_status
 
-        def started(total: int) -> None:
-            display.total = total
 
-        result = restore.run(
-            load(args.config),
-            request,
-            log=log_to(out, args.config),
-            progress=display.advance,
-            started=started,
-            cancelled=asked.is_set,
-        )
+def _tell(result: restore.RestoreResult, out: Output) -> None:
     out.document(result.document())
-    for line in (*result.warnings, *result.errors):
-        out.warn(f"magbay: {line}")
+    warn_of(out, result.warnings, result.errors)
     if result.exit_status is ExitStatus.FAILED:
         out.warn("        What is not named above is restored; 'magbay jobs' lists other jobs to take the rest from.")
     out.line(
         f"job {result.job_id} {result.word}: {result.files} files, {human_bytes(result.bytes)} restored to {result.to}"
     )
-    return result.exit_status

@@ -4,30 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, TypeVar
 
 from appliance.changer.service import Changer
-from appliance.cli.output import Output
-from appliance.config.loader import DEFAULT_PATH
+from appliance.cli.output import Output, silence
+from appliance.config.loader import DEFAULT_PATH, load
+from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.real.services import Journald
 from appliance.storage.joblog import LogCallback
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Request = TypeVar("Request", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+
+
+class Reading(Protocol[Request, Result]):
+    """The entry points of restore and verify."""
+
+    def __call__(
+        self,
+        config: Config,
+        request: Request,
+        *,
+        log: LogCallback,
+        progress: Callable[[int], None],
+        started: Callable[[int], None],
+        cancelled: Callable[[], bool],
+    ) -> Result: ...
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[threading.Event]:
-    """An event that is set when the process is asked to end; the job then ends as cancelled."""
+    """An event that is set when the process is asked to end; the job then ends as cancelled.
+
+    A signal that is ignored stays so: that is how nohup(1) keeps a job alive when its terminal is closed.
+    """
     asked = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         asked.set()
 
-    before = {number: signal.signal(number, ask) for number in _SIGNALS}
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield asked
     finally:
@@ -35,21 +59,54 @@ def stoppable() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def heard_or_not() -> Iterator[None]:
+    """A job, and the status that it ends with, do not depend on somebody who reads its words (`| head -1`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        silence(sys.stdout)
+
+
 def log_to(out: Output, config: Path) -> LogCallback:
     """Lines of the job for people, and on an appliance (the *config* file is the system's) for the journal too."""
     journal = Journald() if config == DEFAULT_PATH else None
 
     def log(text: str, fields: dict[str, str]) -> None:
-        out.line(text)
+        with heard_or_not():
+            out.line(text)
         if journal is not None:
             journal.send(text, priority=6, **fields)
 
     return log
 
 
+def run_reading(work: Reading[Request, Result], label: str, config: Path, request: Request, out: Output) -> Result:
+    """Run *work* on the configuration in the file *config*: stoppable, with progress called *label*, telling *out*."""
+    with stoppable() as asked, out.progress(label) as display:
+
+        def started(total: int) -> None:
+            display.total = total
+
+        return work(
+            load(config),
+            request,
+            log=log_to(out, config),
+            progress=display.advance,
+            started=started,
+            cancelled=asked.is_set,
+        )
+
+
+def warn_of(out: Output, *lines: Sequence[str]) -> None:
+    """Print the warnings and errors of a result."""
+    for line in (one for some in lines for one in some):
+        out.warn(f"magbay: {line}")
+
+
 def refresh_changer(config: Path, out: Output) -> None:
     """Give new volumes their slots. The job or label is done already: trouble here is a warning."""
     try:
         Changer.open(config).refresh()
-    except MagbayError as error:
-        out.warn(f"magbay: the slots are not up to date: {error.message}")
+    except (MagbayError, OSError) as error:
+        out.warn(f"magbay: the slots are not up to date: {error}")

@@ -6,8 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, human_bytes
-from appliance.cli.running import log_to, stoppable
-from appliance.config.loader import load
+from appliance.cli.running import heard_or_not, run_reading, warn_of
 from appliance.errors import ExitStatus
 from appliance.storage import verify
 
@@ -31,22 +30,15 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_verify(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Compare and tell what is wrong."""
     request = verify.VerifyRequest(args.job, args.magazine)
-    with stoppable() as asked, out.progress("verify") as display:
+    result = run_reading(verify.run, "verify", args.config, request, out)
+    with heard_or_not():
+        _tell(result, out)
+    return result.exit_status
 
-        def started(total: int) -> None:
-            display.total = total
 
-        result = verify.run(
-            load(args.config),
-            request,
-            log=log_to(out, args.config),
-            progress=display.advance,
-            started=started,
-            cancelled=asked.is_set,
-        )
+def _tell(result: verify.VerifyResult, out: Output) -> None:
     out.document(result.document())
-    for line in (*result.warnings, *result.errors):
-        out.warn(f"magbay: {line}")
+    warn_of(out, result.warnings, result.errors)
     if result.error_count > len(result.errors):
         out.warn(f"magbay: … and {result.error_count - len(result.errors)} more")
     if result.error_count:
@@ -55,4 +47,3 @@ def run_verify(args: argparse.Namespace, out: Output) -> ExitStatus:
         f"{len(result.jobs)} jobs, {result.files} files, {human_bytes(result.bytes)} compared, "
         f"{result.error_count} errors"
     )
-    return result.exit_status

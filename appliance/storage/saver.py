@@ -218,18 +218,21 @@ class Saver:
     def _write_data(self, index: int, stream: Stream, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
         """Data records; gives the end (bytes in the file) of the last one."""
         reached = 0
-        try:
-            for piece in pieces:
-                if self._cancelled():
-                    raise Cancelled
-                self._writer.write_record(index, stream, piece)
-                count = len(piece) - OFFSET if sparse else len(piece)
-                reached = int.from_bytes(piece[:OFFSET], "big") + count if sparse else reached + count
-                self.bytes += count
-                self._advance(count)
-        except OSError as error:
-            self._log.warning(f"{text(found.path)} cannot be read behind byte {reached}: {error.strerror}")
-        return reached
+        while True:
+            try:
+                piece = next(pieces, None)
+            except OSError as error:
+                self._log.warning(f"{text(found.path)} cannot be read behind byte {reached}: {error.strerror}")
+                return reached
+            if piece is None:
+                return reached
+            if self._cancelled():
+                raise Cancelled
+            self._writer.write_record(index, stream, piece)
+            count = len(piece) - OFFSET if sparse else len(piece)
+            reached = int.from_bytes(piece[:OFFSET], "big") + count if sparse else reached + count
+            self.bytes += count
+            self._advance(count)
 
     def _fill_up(self, index: int, missing: int, found: Found, digest: Hash | None, sparse_at: int | None) -> None:
         """Zeros instead of what is missing, so that the size in the attributes and the data stay equal."""

@@ -1,0 +1,105 @@
+"""What scripts rely on: one JSON document whatever happens, exit statuses, jobs that do not depend on who listens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from appliance.cli.main import main
+from appliance.cli.output import Progress
+from appliance.cli.running import stoppable
+from tests.unit.enginehelp import ROOT, configuration, magbay
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a configuration and something to save."""
+    configuration(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("content")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (2, []),
+        (2, ["nonsense"]),
+        (2, ["backup"]),
+        (2, ["volume", "list"]),
+        (2, ["label", "--count", "0"]),
+        (2, ["jobs", "--bogus"]),
+        (4, ["job", "show", "9" * 30]),
+        (4, ["restore", "--job", "9" * 30, "--to", "out"]),
+        (4, ["verify", "--job", "9" * 30]),
+        (4, ["restore", "--latest", "\udcff", "--to", "out"]),
+        (0, ["jobs", "--name", "\udcff"]),
+    ],
+)
+def test_one_json_document_also_for_wrong_words(
+    place: Path, capsys: pytest.CaptureFixture[str], status: int, words: list[str]
+) -> None:
+    assert main(["--config", str(place / "magbay.yaml"), "--json", *words]) == status
+    document = json.loads(capsys.readouterr().out)
+    assert status == 0 or (document["status"] == status and document["error"] and document["hint"])
+
+
+def test_global_options_may_stand_behind_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["jobs", "--json", "--config", str(place / "magbay.yaml")]) == 0
+    assert json.loads(capsys.readouterr().out) == {"jobs": []}
+
+
+def _shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
+    program = f"{sys.executable} -m appliance --config {place / 'magbay.yaml'}"
+    done = subprocess.run(
+        ["bash", "-c", line.replace("MAGBAY", program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_a_job_does_not_depend_on_a_reader(place: Path) -> None:
+    line = (
+        f"MAGBAY backup {place}/data | true; s=${{PIPESTATUS[0]}}; MAGBAY backup {place}/data >&- 2>&- || s=9; exit $s"
+    )
+    assert _shell(place, line).returncode == 0
+    jobs = magbay(place, "jobs", json_output=True).document["jobs"]
+    assert [(job["status"], job["files"]) for job in jobs] == [("done", 2), ("done", 2)]
+
+
+def test_an_answer_that_cannot_be_written_is_a_failure(place: Path) -> None:
+    done = _shell(place, "MAGBAY --json jobs >/dev/full")
+    assert done.returncode == 1 and "No space left" in done.stderr
+
+
+def test_progress_that_nobody_reads_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        display = Progress("backup", 100, "json")
+        display._drawn -= 1
+        display.advance(50)
+    assert display.done == 50
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
