@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,29 +9,23 @@ from typing import Any
 from appliance.agents.names import MEDIA, MEDIA_ROOT
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
-from appliance.magazines.attached import MEDIA_ANSWER, enrolments
+from appliance.magazines.attached import enrolments, published
 
 _LOOK = 0.1  # seconds between two looks at the published answer
 
 
-def disks(config: Config) -> list[dict[str, Any]] | None:
-    """What the media agent published of each disk; None when no agent has run since the machine started."""
-    try:
-        answer = json.loads((config.run_dir / MEDIA_ANSWER).read_bytes())
-    except FileNotFoundError:
-        return None
-    found: list[dict[str, Any]] = answer["disks"]
-    return found
-
-
 def of_magazine(config: Config, name: str) -> dict[str, Any]:
-    """The published disk of magazine *name*. Raises `NotFoundError` or `AwayError`."""
-    for disk in disks(config) or []:
+    """The published disk of magazine *name*. Raises `NotFoundError`, `AwayError`, `MagbayError` (it has no disk)."""
+    for disk in published(config) or []:
         if disk["magazine"] == name and disk["state"] != "gone":
             return disk
     if any(enrolment.name == name for enrolment in enrolments(config)):
         raise AwayError(
             f"magazine {name} is not here", hint="Plug its disk in; 'magbay status' shows what is in the bays."
+        )
+    if any(magazine.name == name for magazine in config.magazines):
+        raise MagbayError(
+            f"magazine {name} is a plain directory: there is no disk to eject", hint="Unmount its file system yourself."
         )
     raise NotFoundError(f"no enrolled magazine is called {name}", hint="'magbay magazine list' shows the known ones.")
 
@@ -65,7 +58,7 @@ def wait_for(
     deadline = time.monotonic() + seconds
     last: tuple[str, str] | None = None
     while True:
-        disk = next((d for d in disks(config) or [] if d["magazine"] == name and d["state"] != "gone"), None)
+        disk = next((d for d in published(config) or [] if d["magazine"] == name and d["state"] != "gone"), None)
         if disk is not None and (disk["state"], disk["reason"]) != last:
             last = (disk["state"], disk["reason"])
             told(disk)

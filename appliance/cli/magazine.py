@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from appliance.agents.control import disks
 from appliance.cli.output import Output, human_bytes
 from appliance.config.document import plain
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, NotFoundError
 from appliance.host.files import sync_directory
-from appliance.magazines.attached import enrolments, known, read_enrolments
+from appliance.magazines.attached import enrolments, known, published, read_enrolments
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -33,7 +32,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def describe(config: Config) -> list[dict[str, Any]]:
     """Every known magazine as a plain dict."""
-    states = {disk["filesystem_uuid"]: disk for disk in disks(config) or [] if disk["magazine"]}
+    states = {disk["filesystem_uuid"]: disk for disk in published(config) or [] if disk["magazine"]}
     enrolled = {enrolment.filesystem_uuid: plain(enrolment) for enrolment in enrolments(config)}
     found = []
     for magazine in known(config):
@@ -62,9 +61,12 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
         size = human_bytes(magazine["size"]) if magazine.get("size") else "-"
         serial = magazine.get("serial") or "-"
         out.line(f"{magazine['name']:<20} {magazine['state']:<15} {magazine['kind']:<10} {size:>9}  {serial}")
-    if not magazines:
+    damaged = read_enrolments(config)[1]
+    if not magazines and not damaged:
         out.line("No magazine is known yet. 'magbay prepare DEVICE --name NAME' makes one of a blank disk.")
-    return ExitStatus.DONE
+    for error in damaged:
+        out.warn(f"magbay: an enrolment cannot be read: {error.message}")
+    return ExitStatus.WARNINGS if damaged else ExitStatus.DONE
 
 
 def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:

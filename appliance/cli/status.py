@@ -6,13 +6,13 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from appliance.agents.control import disks
 from appliance.changer.service import Changer
 from appliance.cli.magazine import describe
 from appliance.cli.output import Output, human_bytes
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
+from appliance.magazines.attached import published
 from appliance.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def collect(config: Config) -> dict[str, Any]:
     """Disks, magazines, drives and the latest jobs as plain data."""
-    published = disks(config)
+    told = published(config)
     # A cursory look: a person who watches must not keep idle magazines mounted.
     slots, _report = Changer(config).look(thorough=False)
     loaded = {slot.drive: slot for slot in slots if slot.drive is not None}
@@ -60,8 +60,8 @@ def collect(config: Config) -> dict[str, Any]:
             here[slot.magazine] = here.get(slot.magazine, 0) + 1
     magazines = [magazine | {"volumes_here": here.get(magazine["name"], 0)} for magazine in describe(config)]
     return {
-        "agent": published is not None,
-        "disks": published or [],
+        "agent": told is not None,
+        "disks": told or [],
         "magazines": magazines,
         "drives": drives,
         "jobs": _last_jobs(config),

@@ -10,12 +10,16 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from appliance.config.loader import load_enrolment
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
 
 MEDIA_ANSWER = "media.json"
+_ANSWER_KEYS = frozenset(
+    {"magazine", "filesystem_uuid", "state", "reason", "hint", "node", "serial", "size", "read_only"}
+)
 # States of a disk in which its volumes can be reached: mounted, or mounted by autofs at the next access.
 REACHABLE = frozenset({"mounted", "idle"})
 
@@ -99,19 +103,28 @@ def _directory(name: str, directory: Path) -> Magazine:
     return Magazine(name, f"directory:{name}", directory if here else None, here and os.access(directory, os.W_OK))
 
 
+def published(config: Config) -> list[dict[str, Any]] | None:
+    """What the media agent published of each disk; None when no agent has run since the machine started.
+
+    Raises `MagbayError` when the file is not what an agent writes.
+    """
+    path = config.run_dir / MEDIA_ANSWER
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_bytes())["disks"]
+        good = all(disk.keys() >= _ANSWER_KEYS for disk in found)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        good = False
+    if not good:
+        raise MagbayError(f"{path} is damaged", hint="Remove it and restart magbay-media: it writes it anew.")
+    return found
+
+
 def _reachable(config: Config) -> dict[str, bool]:
     """File-system UUID to writable, of the disks that the media agent says can be reached."""
-    try:
-        answer = json.loads((config.run_dir / MEDIA_ANSWER).read_bytes())
-        return {
-            disk["filesystem_uuid"]: not disk["read_only"]
-            for disk in answer["disks"]
-            if disk["state"] in REACHABLE and disk["filesystem_uuid"]
-        }
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError):
-        raise MagbayError(
-            f"{config.run_dir / MEDIA_ANSWER} is damaged",
-            hint="Remove it and restart magbay-media: it writes it anew.",
-        ) from None
+    return {
+        disk["filesystem_uuid"]: not disk["read_only"]
+        for disk in published(config) or []
+        if disk["state"] in REACHABLE and disk["filesystem_uuid"]
+    }

@@ -224,7 +224,8 @@ class TestDisks:
 
     def publish(self, config: Config, state: str, *, read_only: bool = False) -> None:
         config.run_dir.mkdir(exist_ok=True)
-        disk = {"filesystem_uuid": UUID, "state": state, "read_only": read_only}
+        disk = {"filesystem_uuid": UUID, "state": state, "read_only": read_only, "size": 0}
+        disk |= dict.fromkeys(("magazine", "reason", "hint", "node", "serial"), "")
         (config.run_dir / "media.json").write_text(json.dumps({"disks": [disk]}))
 
     @pytest.fixture

@@ -103,3 +103,27 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
             assert asked.is_set()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"disks": 3}', '{"disks": [{"state": "mounted"}]}', '{"disks": ["x"]}'])
+@pytest.mark.parametrize("words", [["status"], ["magazine", "list"], ["eject", "m1"], ["slots"]])
+def test_a_damaged_answer_of_the_agent_is_named(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str
+) -> None:
+    (place / "run").mkdir()
+    (place / "run" / "media.json").write_text(text)
+    assert main(["--config", str(place / "magbay.yaml"), *words]) == 1
+    assert "media.json is damaged" in capsys.readouterr().err
+
+
+def test_a_damaged_enrolment_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "state" / "magazines").mkdir(parents=True)
+    (place / "state" / "magazines" / "1234.yaml").write_text("name: x\n")
+    assert main(["--config", str(place / "magbay.yaml"), "magazine", "list"]) == 3
+    told = capsys.readouterr()
+    assert "m1" in told.out and "1234.yaml" in told.err
+
+
+def test_a_directory_has_no_disk_to_eject(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(place / "magbay.yaml"), "eject", "m1"]) == 1
+    assert "plain directory" in capsys.readouterr().err
