@@ -20,6 +20,7 @@ from appliance.errors import ConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)B?")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_MOST_BYTES = (1 << 63) - 1  # of a file, and of a number in the catalog
 # Names become path components, unit instances and label texts: Bacula's own alphabet, no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,126}")
 _UUID = re.compile(r"[0-9A-Fa-f][0-9A-Fa-f-]{3,35}")
@@ -114,7 +115,10 @@ class Size:
         if not match:
             raise where.error(node, f"wants a size such as 10GB or 4GiB, got {text!r}")
         number, unit, binary = match.groups()
-        value = int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.upper()])
+        size = float(number) * (1024 if binary else 1000) ** _POWERS[unit.upper()]
+        if size > _MOST_BYTES:
+            raise where.error(node, f"wants a size that a file can have, got {text[:40]!r}")
+        value = int(size)
         if value < self.least:
             raise where.error(node, f"wants at least {self.least} bytes, got {text!r}")
         return value
@@ -131,7 +135,10 @@ class PathKind:
         text = scalar(node, where, "a path")
         if not text or "\0" in text or "\n" in text:
             raise where.error(node, f"wants a path, got {text!r}")
-        return where.file.absolute().parent / Path(text).expanduser()
+        try:
+            return where.file.absolute().parent / Path(text).expanduser()
+        except RuntimeError:
+            raise where.error(node, f"wants a path, got {text!r}, whose user is not known here") from None
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string"}
@@ -157,17 +164,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list, given as a tuple."""
+    """A list of *least* items or more, given as a tuple."""
 
     item: Kind
+    least: int = 0
 
     def read(self, node: yaml.Node, where: Where) -> tuple[Any, ...]:
         if not isinstance(node, yaml.SequenceNode):
             raise where.error(node, "wants a list")
+        if len(node.value) < self.least:
+            raise where.error(node, "wants at least one entry")
         return tuple(self.item.read(child, where.inside(str(index))) for index, child in enumerate(node.value))
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "array", "items": self.item.schema()}
+        return {"type": "array", "items": self.item.schema()} | ({"minItems": self.least} if self.least else {})
 
 
 def pairs(node: yaml.Node, where: Where) -> dict[str, tuple[yaml.Node, yaml.Node]]:

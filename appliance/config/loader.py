@@ -42,11 +42,13 @@ def compose(path: Path) -> yaml.MappingNode:
     """The YAML document of *path* as a node tree; an empty file is an empty mapping."""
     where = Where(path)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", hint="Give the configuration with --config FILE.") from None
-    except OSError as error:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except PermissionError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint="Run as a user who may read it.") from None
+    except OSError as error:
+        told = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ConfigError(f"{path}: {told}", hint="Give the configuration with --config FILE.") from None
     if len(data) > _MOST_BYTES:
         raise where.error(None, f"larger than {_MOST_BYTES} bytes")
     try:

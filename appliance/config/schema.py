@@ -92,7 +92,9 @@ class PoolConfig:
 class JobConfig:
     """A named backup job."""
 
-    paths: tuple[Path, ...] = setting(ListOf(PathKind()), "Files and directories to save.", example="[/etc, /home]")
+    paths: tuple[Path, ...] = setting(
+        ListOf(PathKind(), least=1), "Files and directories to save.", example="[/etc, /home]"
+    )
     pool: str = setting(NAME, "Pool to write to.", default="Default", example="Default")
     exclude: tuple[str, ...] = setting(
         ListOf(Text("a pattern")), "Shell patterns of paths to leave out.", default=(), example='["*.tmp"]'

@@ -45,7 +45,7 @@ def pool_config(config: Config, name: str) -> PoolConfig:
         return config.pools[name]
     except KeyError:
         raise NotFoundError(
-            f"there is no pool {name}", hint=f"The configuration has: {', '.join(sorted(config.pools))}."
+            f"there is no pool {name}", hint=f"The configuration has: {', '.join(sorted(config.pools)) or 'none'}."
         ) from None
 
 

@@ -67,6 +67,9 @@ def test_scalars_are_text(tmp_path: Path) -> None:
         ("magazines: {name: m1}\n", 1, "wants a list"),
         ("magazines:\n  - {name: m, directory: a}\n  - {name: m, directory: b}\n", 1, "two magazines are called m"),
         ("jobs: {j: {paths: [/etc], pool: Nope}}\n", 1, "names the pool Nope"),
+        ("jobs: {j: {paths: []}}\n", 1, "at least one"),
+        ("state_dir: ~no-such-user/state\n", 1, "not known here"),
+        ("pools: {P: {maximum_volume_bytes: " + "9" * 400 + "}}\n", 1, "a size that a file can have"),
         ("- a\n", 1, "wants a mapping"),
         ("a: &x 1\nb: *x\n", 1, "anchors and aliases"),
         ("a: " + "[" * 40 + "]" * 40 + "\n", 1, "deep"),
@@ -119,3 +122,9 @@ def test_fragments_add_and_never_override(tmp_path: Path) -> None:
 
 def test_where_without_node_names_the_file(tmp_path: Path) -> None:
     assert str(tmp_path) in Where(tmp_path, "k").error(None, "text").message
+
+
+def test_a_file_without_end_or_a_directory_is_no_configuration(tmp_path: Path) -> None:
+    for path, words in ((Path("/dev/zero"), "larger than"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError, match=words):
+            load(path)
