@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,17 +124,15 @@ def test_setuid_is_dropped_when_the_owner_cannot_be_set(tmp_path: Path) -> None:
         "from appliance.storage.extract import Extractor; from appliance.volumes.reading import read_volumes\n"
         "s = Extractor(Path(sys.argv[2])).run(read_volumes([Path(sys.argv[1])])); assert not s.errors, s"
     )
-    for place in (tmp_path, *tmp_path.parents):
-        if not place.stat().st_mode & 0o001 and os.geteuid() == 0 and place.name.startswith(("pytest-of", "pytest-")):
-            place.chmod(place.stat().st_mode | 0o011)
-    tmp_path.chmod(0o755)
-    out = tmp_path / "out"
-    out.mkdir()
-    out.chmod(0o777)
-    subprocess.run(
-        [sys.executable, "-c", code, str(path), str(out)], check=True, timeout=60, cwd=Path(__file__).parents[2]
-    )
-    assert stat.S_IMODE((out / "tool").stat().st_mode) == 0o755
+    # Not below pytest's folder, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        volume = shutil.copy(path, folder)
+        os.chmod(volume, 0o644)
+        out = Path(folder, "out")
+        command = [sys.executable, "-c", code, volume, str(out)]
+        subprocess.run(command, check=True, timeout=60, cwd=Path(__file__).parents[2])
+        assert stat.S_IMODE((out / "tool").stat().st_mode) == 0o755
 
 
 @as_root
