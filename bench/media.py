@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.vm.harness import Disk, Guest, image_path
 
-_OURS = "until grep -q bench-0001 /run/magbay/changer.json 2>/dev/null; do sleep 0.02; done; date +%s.%N"
+_OURS = "until grep -q 'in bay' /run/magbay/changer.json 2>/dev/null; do sleep 0.02; done; date +%s.%N"
 _BARE = (
     "until [ -e /dev/disk/by-uuid/{luks} ]; do sleep 0.02; done; "
     "cryptsetup open --key-file /etc/magbay/keys/magbay.key /dev/disk/by-uuid/{luks} bare && "
@@ -55,7 +55,7 @@ def main() -> int:
         guest.run("magbay eject bench")
         guest.pull(disk)
         for _ in range(rounds):
-            guest.wait_for("! grep -q bench-0001 /run/magbay/changer.json", timeout=30)
+            guest.wait_for("! grep -q 'in bay' /run/magbay/changer.json", timeout=30)
             ours.append(measure(guest, disk, _OURS))
             guest.run("magbay eject bench")
             guest.pull(disk)
