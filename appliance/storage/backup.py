@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import socket
 import time
@@ -87,7 +88,7 @@ def request_for(
 
     Raises `UsageError`, `NotFoundError` (a job that is not configured and no path either).
     """
-    if not words:
+    if not all(words) or not words:
         raise UsageError("nothing to save", hint="Name a job of the configuration, or paths.")
     job: JobConfig | None = config.jobs.get(words[0]) if len(words) == 1 and "/" not in words[0] else None
     if job:
@@ -126,16 +127,17 @@ def run(
     with Catalog(config.state_dir) as catalog:
         for lost in catalog.recover():
             log(f"job {lost.job_id} ({lost.name}) had ended in the middle; it is entered as failed", {})
-        new, since = _plan(catalog, request)
+        new, since = _plan(catalog, request, names)
         job = catalog.start_job(new)
         return _Run(config, request, catalog, job, JobLog(catalog, job.job_id, log)).run(
             names, since, progress, cancelled
         )
 
 
-def _plan(catalog: Catalog, request: BackupRequest) -> tuple[NewJob, int | None]:
+def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple[NewJob, int | None]:
     """The job to enter, and since when (Unix seconds) a file must have changed to be saved; None: all are."""
-    fileset = json.dumps([[str(path) for path in request.paths], list(request.exclude)], ensure_ascii=True)
+    # Absolute names: the same words in another working directory are other files.
+    fileset = json.dumps([[os.fsdecode(name) for name in names], list(request.exclude)], ensure_ascii=True)
     digest = hashlib.md5(fileset.encode(), usedforsecurity=False).digest()
     md5 = base64.b64encode(digest).decode("ascii").rstrip("=")
     base = _base(catalog, request, md5)

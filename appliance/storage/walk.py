@@ -66,25 +66,46 @@ class Limits:
 
 
 def tops(paths: Sequence[Path]) -> list[bytes]:
-    """The paths as absolute names, without those that lie in another one of the same file system.
+    """The paths as absolute names, without those that walking another one finds anyway.
 
     Raises `NotFoundError` for one that does not exist.
     """
     found: dict[bytes, os.stat_result] = {}
     for path in paths:
-        name = os.fsencode(os.path.abspath(path))  # noqa: PTH100 - symbolic links stay as they are named
+        name = _absolute(path)
         try:
             found[name] = os.lstat(name)
         except OSError as error:
             raise NotFoundError(
                 f"{os.fsdecode(name)} cannot be saved: {error.strerror}", hint="Look at the spelling of the path."
             ) from None
-    return [name for name in found if not any(_within(name, other, found) for other in found)]
+    return [name for name in found if not any(_walked(name, other, found[other].st_dev) for other in found)]
 
 
-def _within(name: bytes, other: bytes, found: dict[bytes, os.stat_result]) -> bool:
-    inside = name != other and name.startswith(other.rstrip(b"/") + b"/")
-    return inside and found[name].st_dev == found[other].st_dev
+def _absolute(path: Path) -> bytes:
+    """The name of *path* from the root, as the system resolves `..`; a symbolic link as its last part stays one."""
+    if ".." not in path.parts:
+        return os.fsencode(path.absolute())
+    if path.name == "..":
+        return os.fsencode(os.path.realpath(path))
+    return os.fsencode(Path(os.path.realpath(path.parent), path.name))
+
+
+def _walked(name: bytes, other: bytes, device: int) -> bool:
+    """Whether walking *other*, on *device*, comes to *name*: not through a symbolic link or another file system."""
+    prefix = other.rstrip(b"/") + b"/"
+    if name == other or not name.startswith(prefix):
+        return False
+    at = len(other.rstrip(b"/"))
+    try:
+        while at >= 0:
+            status = os.lstat(name[:at] or b"/")
+            if not modes.S_ISDIR(status.st_mode) or status.st_dev != device:
+                return False
+            at = name.find(b"/", at + 1)
+        return os.lstat(name).st_dev == device
+    except OSError:
+        return False
 
 
 def allow_depth() -> None:
@@ -120,7 +141,12 @@ class Walker:
             return
         found = Found(top, top, -1, status)
         if not modes.S_ISDIR(status.st_mode):
+            if modes.S_ISLNK(status.st_mode):
+                self._notice(f"{os.fsdecode(top)} is a symbolic link: it is saved, not what it points to")
             yield found
+            return
+        if self._is_ours(status):
+            self._trouble(top, OSError(0, "it belongs to magbay"))
             return
         try:
             bare = self._enter(found)
@@ -173,7 +199,7 @@ class Walker:
 
     def _enter(self, found: Found) -> Found | None:
         """Open a directory and put it on the stack; gives it back when it can only be saved without its contents."""
-        if (found.stat.st_dev, found.stat.st_ino) in self._limits.directories:
+        if self._is_ours(found.stat):
             self._notice(f"{os.fsdecode(found.path)} belongs to magbay and is left out")
             return None
         try:
@@ -191,6 +217,9 @@ class Walker:
         prefix = found.path if found.path.endswith(b"/") else found.path + b"/"
         self._levels.append(_Level(entries, Found(found.path, found.name, found.parent, status, descriptor), prefix))
         return None
+
+    def _is_ours(self, status: os.stat_result) -> bool:
+        return (status.st_dev, status.st_ino) in self._limits.directories
 
     def _leave(self) -> None:
         level = self._levels.pop()

@@ -213,6 +213,24 @@ def test_other_paths_under_the_same_name_need_a_full_one(tmp_path: Path, config:
     assert save(config, tmp_path / "b", level=Level.INCREMENTAL).level is Level.FULL
 
 
+def test_the_same_words_in_another_directory_are_other_paths(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        assert save(config, Path("data"), level=Level.INCREMENTAL).level is Level.FULL
+
+
+def test_a_path_that_is_a_link_or_belongs_to_magbay_is_told(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "link").symlink_to("/etc")
+    lines: list[str] = []
+    backup.run(config, backup.BackupRequest((tmp_path / "link",)), log=lambda text, fields: lines.append(text))
+    assert any("is a symbolic link" in line for line in lines)
+    result = save(config, config.magazines[0].directory)
+    assert result.exit_status is ExitStatus.WARNINGS and "belongs to magbay" in result.warnings[0]
+
+
 def test_magbay_does_not_save_itself(tmp_path: Path, config: Config) -> None:
     lines: list[str] = []
     (tmp_path / "file").write_text("x")

@@ -101,6 +101,7 @@ def test_a_job_of_the_configuration(place: Path) -> None:
         (4, ["label", "--magazine", "m9"]),
         (2, ["restore"]),
         (2, ["backup"]),
+        (2, ["backup", ""]),
         (2, ["backup", "--name", "a b", "/etc/hostname"]),
         (2, ["label", "--count", "0"]),
         (2, ["restore", "--job", "1", "--latest", "x", "--to", "out"]),

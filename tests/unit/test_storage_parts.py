@@ -94,6 +94,19 @@ def test_paths_inside_others_are_saved_once(tmp_path: Path) -> None:
     assert tops(paths) == [os.fsencode(tmp_path / "a"), os.fsencode(tmp_path / "ab")]
 
 
+def test_a_path_behind_a_symbolic_link_is_not_part_of_the_tree_around_the_link(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "file").touch()
+    (tmp_path / "tree" / "link").symlink_to("../elsewhere/deep")
+    (tmp_path / "tree" / "down").symlink_to("../elsewhere")
+    beside, through = tmp_path / "tree/down/file", tmp_path / "tree/link/../file"
+    assert tops([tmp_path / "tree", beside]) == [os.fsencode(tmp_path / "tree"), os.fsencode(beside)]
+    assert tops([through]) == [os.fsencode(tmp_path / "elsewhere/file")]
+    assert tops([tmp_path / "tree/link/.."]) == [os.fsencode(tmp_path / "elsewhere")]
+    assert tops([tmp_path / "tree/link"]) == [os.fsencode(tmp_path / "tree/link")]
+
+
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
