@@ -11,6 +11,7 @@ from appliance.storage.device import VolumeFullError
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Media, Stretch, VolumeStatus
 from appliance.storage.pools import OpenVolume, VolumeSource
+from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
 
 # A new JobMedia row after so many bytes, so that restoring one file reads little more than it.
 STRETCH_BYTES = 128 << 20
@@ -64,6 +65,8 @@ class SpanningSink:
 
     def _next(self) -> OpenVolume:
         stream = len(self.volumes) + 1 if self.volumes else 0
+        if stream & TYPE_MASK in ATTRIBUTES:
+            stream = 0  # as Bareos writes always; stock `bls` would list the label of the fifth volume as a file
         try:
             volume = self._source.next_volume(self._magazine, stream)
         except OSError as error:
