@@ -57,11 +57,11 @@ class MediaAgent:
         self._reports = await self._media.reconcile()
         self._publish()
         self._complain()
-        now = {(report.node, report.luks_uuid) for report in self._reports}
+        nodes = {report.node for report in self._reports}
         for report in self._reports:
             self._announce(before.get((report.node, report.luks_uuid)), report)
         for key, report in before.items():
-            if key not in now and not report.magazine:
+            if key[0] not in nodes and not report.magazine:
                 self._log(report, f"disk {key[0]} ({report.serial or 'no serial'}) unplugged", 6, "gone")
         self._host.notify.status(status_line(self._reports))
         return any(report.busy for report in self._reports)

@@ -63,6 +63,12 @@ def survey(
     return tuple(found)
 
 
+def stands_on(mount: Mount, device: BlockDevice) -> bool:
+    """Whether *mount* is of *device*. By number, or by name: btrfs mounts have device numbers of their own."""
+    names = {device.node, f"/dev/mapper/{device.mapping}"}
+    return mount.number == device.number or mount.source in names
+
+
 def leftovers(
     devices: Iterable[BlockDevice], mounts: Iterable[Mount], enrolment: Enrolment, mount_dir: Path
 ) -> tuple[bool, bool]:
@@ -97,7 +103,7 @@ def _mount(inner: BlockDevice | None, table: tuple[Mount, ...], path: Path) -> M
     if inner is None:
         return None
     for mount in table:
-        if mount.path == str(path) and mount.fs_type != "autofs" and mount.number == inner.number:
+        if mount.path == str(path) and mount.fs_type != "autofs" and stands_on(mount, inner):
             return mount
     return None
 
@@ -107,7 +113,7 @@ def _foreign_reason(
 ) -> str:
     for mount in table:
         if mount.path == "/" and any(
-            mount.number == other.number and device.name in (other.name, other.parent) for other in everything
+            stands_on(mount, other) and device.name in (other.name, other.parent) for other in everything
         ):
             return "the system's own disk"
     for enrolment in ours:

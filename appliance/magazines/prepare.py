@@ -25,7 +25,7 @@ from appliance.host.commands import run
 from appliance.host.files import write_atomic
 from appliance.keys.keyfile import ensure
 from appliance.magazines.attached import enrolments
-from appliance.magazines.disks import is_disk
+from appliance.magazines.disks import is_disk, stands_on
 from appliance.magazines.wipe import Wipe, wipe
 
 # A LUKS2 header takes 16 MiB; less than this leaves no room for volumes.
@@ -139,9 +139,8 @@ def _never(device: BlockDevice, everything: tuple[BlockDevice, ...], mounts: Mou
     family = {device.name} | {other.name for other in everything if other.parent == device.name}
     if any(family & set(other.below) for other in everything):
         return "something (LUKS, LVM, RAID) stands on it"
-    numbers = {other.number for other in everything if other.name in family}
     for mount in mounts.table():
-        if mount.number in numbers:
+        if any(stands_on(mount, other) for other in everything if other.name in family):
             return f"it is mounted at {mount.path}"
     return ""
 

@@ -95,6 +95,9 @@ def test_mounted_stacked_enrolled_and_named_twice_are_never_used(config: Config,
     mounted = Machine((disk,), (Mount("/srv", disk.node, "8:16", "ext4", False),))
     with pytest.raises(MagbayError, match="mounted at /srv"):
         planned(config, mounted, tmp_path, serial="S1")
+    btrfs = Machine((disk,), (Mount("/srv", disk.node, "0:44", "btrfs", False),))
+    with pytest.raises(MagbayError, match="mounted at /srv"):
+        planned(config, btrfs, tmp_path, serial="S1")
     part = BlockDevice("sdb1", "/dev/sdb1", "partition", parent="sdb", number="8:17")
     with pytest.raises(MagbayError, match="mounted at /boot"):
         planned(config, Machine((disk, part), (Mount("/boot", "x", "8:17", "ext4", False),)), tmp_path)

@@ -319,3 +319,43 @@ def test_keys_leave_no_trace(dock: Dock) -> None:
     guest.put("/var/tmp/search.py", script.encode())
     guest.run("python3 /var/tmp/search.py")
     assert guest.run("stat -c '%a %U' /etc/magbay/keys/magbay.key").stdout.strip() == "400 root"
+
+
+def test_prepare_in_every_way(dock: Dock) -> None:
+    """Other file systems, a random wipe, a dry run, a used disk by its serial; a header that unlocks at once."""
+    guest = dock.guest
+    small = Disk.create(dock.folder / "small.raw", 128 * MIB, "P-small")
+    node = dock.plug(small)
+    plan = json.loads(guest.run(f"magbay --json prepare {node} --name small --dry-run").stdout)
+    assert plan["done"] is False and any("random" in step for step in plan["steps"])
+    assert small.path.stat().st_blocks == 0, "a dry run writes nothing"
+    asked = guest.run(f"magbay prepare {node} --name small", check=False)
+    assert asked.rc == 2 and "--yes" in asked.stderr
+    made = json.loads(
+        guest.run(f"magbay --json prepare {node} --name small --filesystem btrfs --yes", timeout=240).stdout
+    )
+    assert made["done"] and len(made["volumes"]) == 4
+    assert small.path.stat().st_blocks * 512 > 120 * MIB, "the random wipe reaches the whole disk"
+    header = guest.run(f"cryptsetup luksDump {node}").stdout
+    assert "pbkdf2" in header and "Iterations: 1000" in header and "argon2" not in header
+    assert guest.run(f"stat -c '%U:%G %a' /mnt/magbay/{made['filesystem_uuid']}").stdout.strip() == "magbay:tape 2770"
+    refused = guest.run(f"magbay prepare {node} --name again --overwrite-serial P-small --yes", check=False)
+    assert refused.rc == 1 and "it is magazine small" in refused.stderr
+
+    large = Disk.create(dock.folder / "large.raw", 400 * MIB, "P-large")
+    node = dock.plug(large)
+    guest.run(f"mkfs.ext4 -q {node}")
+    guest.wait_for(f"udevadm info -q property {node} | grep -q ID_FS_TYPE=ext4", timeout=30)
+    command = f"magbay prepare {node} --name large --filesystem xfs --wipe none --yes"
+    assert "is not blank: it holds ext4" in guest.run(command, check=False).stderr
+    assert guest.run(f"{command} --overwrite-serial P-smal", check=False).rc == 1
+    guest.run(f"{command} --overwrite-serial P-large", timeout=240)
+    for name in ("small", "large"):
+        result = json.loads(guest.run("magbay --json backup /etc/magbay/magbay.yaml").stdout)
+        assert result["status"] == "done" and result["volumes"][0].startswith(("small", "large"))
+        guest.run(f"magbay eject {name}")
+    for disk in (small, large):
+        dock.pull(disk)
+        dock.plug(disk)
+        dock.wait_state(disk.serial, "mounted")
+    assert {slot["magazine"] for slot in json.loads(guest.run("magbay --json slots").stdout)} == {"small", "large"}
