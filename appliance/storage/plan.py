@@ -252,7 +252,10 @@ class JobReader:
     def _read(self, part: Part) -> Iterator[Event]:
         with VolumeReader(part.path) as volume:
             label = volume.label()
-            if label is not None and label.name != part.media.name:
+            if label is None:
+                # It touches no file: what is read here is found by the catalog's addresses.
+                yield Damage(volume.name, 0, 0, "the volume's label is damaged")
+            elif label.name != part.media.name:
                 raise VolumeError(f"its label says {label.name}")
             for run in part.runs:
                 if run.gap:
