@@ -79,7 +79,7 @@ def _read_bsr(path: Path) -> Bootstrap:
     try:
         text = path.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such bootstrap file") from None
+        raise NotFoundError(f"{path}: no such bootstrap file", hint="Look at the spelling of --bsr.") from None
     return parse_bsr(text, str(path))
 
 

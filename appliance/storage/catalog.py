@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import MagbayError, NotFoundError
+from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
 from appliance.host import files
 from appliance.storage.model import (
     Job,
@@ -75,7 +75,10 @@ class CatalogError(MagbayError):
 
 
 class Catalog:
-    """An open catalog; one thread uses it. Every method raises `CatalogError` when SQLite cannot go on."""
+    """An open catalog; one thread uses it. Every method raises `CatalogError` when SQLite cannot go on.
+
+    Opening it raises `PermissionDeniedError` for a user who may not write in *state_dir*.
+    """
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / "catalog.db"
@@ -89,9 +92,10 @@ class Catalog:
                 files.adopt(state_dir / "catalog.lock", state_dir)
                 self._db = self._open()
         except OSError as error:
-            raise CatalogError(
-                f"{state_dir}: the catalog cannot be opened: {error.strerror}", hint="Look at the setting state_dir."
-            ) from None
+            text = f"{state_dir}: the catalog cannot be opened: {error.strerror}"
+            if isinstance(error, PermissionError):
+                raise PermissionDeniedError(text, hint="Run as the user who owns state_dir.") from None
+            raise CatalogError(text, hint="Look at the setting state_dir.") from None
 
     def _open(self) -> sqlite3.Connection:
         with self.declared():

@@ -14,7 +14,8 @@ from appliance.storage.pools import label_new, pool_config, reachable
 def create(config: Config, *, magazine: str | None, pool: str, count: int) -> list[Media]:
     """Label *count* new volumes of *pool* on *magazine* (None: the first that can be written).
 
-    Each is synced before its catalog row is. Raises `NotFoundError`, `AwayError`, `VolumeFullError`.
+    Each is synced before its catalog row is.
+    Raises `NotFoundError`, `AwayError`, `PermissionDeniedError`, `VolumeFullError`.
     """
     pool_config(config, pool)
     attached.create_directories(config)
@@ -45,4 +46,10 @@ def _first(config: Config) -> Magazine:
             return magazine
     if not known:
         raise MagbayError("there is no magazine", hint="Name one under 'magazines', or run 'magbay prepare'.")
-    raise AwayError("no magazine that can be written is here", hint=f"Plug in {' or '.join(m.name for m in known)}.")
+    here = [magazine.name for magazine in known if reachable(magazine)]
+    if here:
+        raise PermissionDeniedError(
+            f"magazine {' or '.join(here)} cannot be written",
+            hint="Run as a user who may write there, or plug in another.",
+        )
+    raise AwayError("no magazine is here", hint=f"Plug in {' or '.join(m.name for m in known)}.")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from appliance.errors import MagbayError
+from appliance.errors import MagbayError, PermissionDeniedError
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.stat64 import EncodedStat
 
@@ -53,7 +53,8 @@ class Target:
             root.mkdir(parents=True, exist_ok=True)
             self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise MagbayError(f"{root}: {error.strerror}", hint="Give a directory that can be written to.") from None
+            kind = PermissionDeniedError if isinstance(error, PermissionError) else MagbayError
+            raise kind(f"{root}: {error.strerror}", hint="Give a directory that can be written to.") from None
         self._umask = os.umask(0o77)
         os.umask(self._umask)
         self._parent: tuple[Parts, int] | None = None  # the directory used last

@@ -164,7 +164,7 @@ def parse_bsr(text: str, name: str) -> Bootstrap:
             continue
         keyword, equals, value = (part.strip() for part in line.partition("="))
         if not equals or len(line) > _MAX_LINE:
-            raise VolumeError(f"{where}: not of the form keyword=value")
+            raise VolumeError(f"{where}: not of the form keyword=value", hint="Is it a bootstrap file at all?")
         if len(value) > 1 and value[0] == value[-1] == '"':
             value = value[1:-1]
         if keyword.lower() == "volume":

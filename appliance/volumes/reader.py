@@ -6,6 +6,7 @@ Source: volume format, sections 2 and 18. Memory is bounded by one block (20 MB)
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from appliance.volumes.labels import LabelKind, VolumeLabel
 _WINDOW = 4 << 20
 _HEAD = BLOCK_HEADER.size
 _FOREIGN = {b"BB03": "BB03 (Bacula 15 and later)", b"BB01": "BB01 (Bacula before 2002)"}
+_NOT_ONE = "Leave it out; 'magbay volume list' takes volume files only."
 # While looking for the next block, every "BB02" in the data costs a checksum over the length it claims. This much more
 # than the distance searched is spent at most, so that a hostile file cannot make the search quadratic.
 _SEARCH_ALLOWANCE = 256 << 20
@@ -85,6 +87,8 @@ class VolumeReader:
         self._begin = self._end = 0  # what of the file the buffer holds
         self._usual = 0  # length of the last good block
         try:
+            if stat.S_ISDIR(os.fstat(self._fd).st_mode):
+                raise VolumeError(f"{path}: is a directory", hint=f"Give the volumes in it: {path}/*")
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             self._refuse_foreign()
         except OSError:
@@ -110,7 +114,7 @@ class VolumeReader:
 
     def _refuse_foreign(self) -> None:
         if not self.size:
-            raise VolumeError(f"{self.path}: the file is empty, no volume label on it")
+            raise VolumeError(f"{self.path}: the file is empty, no volume label on it", hint=_NOT_ONE)
         magic = bytes(self._window(0, 16)[MAGIC_OFFSET:])
         if magic in _FOREIGN:
             raise UnsupportedError(
@@ -240,7 +244,8 @@ class VolumeReader:
         first = self._judge(0)
         if not isinstance(first, Block):
             if self._resync(0, first) >= self.size:
-                raise VolumeError(f"{self.path}: is not a volume, or destroyed: no block in it ({first.what})")
+                told = f"{self.path}: is not a volume, or destroyed: no block in it ({first.what})"
+                raise VolumeError(told, hint=_NOT_ONE)
             return None
         return parse_label_block(first, self.path)
 

@@ -75,7 +75,7 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
             label = volume.label()
             facts.append((label.write_time if label else 0, _goes_on(volume)))
         if path.resolve() in seen:
-            raise UsageError(f"{path}: the volume is given twice")
+            raise UsageError(f"{path}: the volume is given twice", hint="Name each volume once.")
         seen.add(path.resolve())
     times = [time for time, _ in facts]
     ordered = all(times) and times != sorted(times)

@@ -132,6 +132,18 @@ def test_a_volume_cut_short(tmp_path: Path, config: Config, tree: Path) -> None:
     assert place.stat().st_size == 1_200_000
 
 
+def test_a_damaged_label_is_told_and_costs_no_file(tmp_path: Path, config: Config, tree: Path) -> None:
+    save(config, tree)
+    place = volume(config, "m1-0001")
+    data = bytearray(place.read_bytes())
+    data[30] ^= 1
+    place.write_bytes(data)
+    back = bring_back(config, tmp_path / "out")
+    assert back.exit_status is ExitStatus.WARNINGS and "label is damaged" in back.warnings[0]
+    assert_same(tree, below(tmp_path / "out", tree))
+    assert checked(config).exit_status is ExitStatus.FAILED
+
+
 def test_a_volume_cut_at_a_block_border(tmp_path: Path, config: Config, tree: Path) -> None:
     save(config, tree)
     place = volume(config, "m1-0001")
@@ -526,3 +538,16 @@ def test_an_ordinary_user_is_warned_of_what_he_may_not_read() -> None:
         assert (below(folder / "out", folder / "source") / "open").read_text() == "open"
         mode = (folder / "m1" / "m1-0001").stat().st_mode
         assert mode & 0o777 == 0o640
+        # What he may not do is 77, "not permitted", and told.
+        closed = folder / "source" / "closed" / "out"
+        done = subprocess.run([*command, "restore", "--to", str(closed)], **options)  # type: ignore[call-overload]
+        assert done.returncode == 77 and str(closed) in done.stderr
+        for place in ("m1", "m2"):
+            (folder / place).chmod(0o500)
+        done = subprocess.run([*command, "label"], **options)  # type: ignore[call-overload]
+        assert done.returncode == 77 and "m1 or m2 cannot be written" in done.stderr
+        for path in (folder / "state").rglob("*"):
+            os.chown(path, 0, 0)
+        os.chown(folder / "state", 0, 0)
+        done = subprocess.run([*command, "jobs"], **options)  # type: ignore[call-overload]
+        assert done.returncode == 77 and "state_dir" in done.stderr
