@@ -387,4 +387,4 @@ def _advice(error: sqlite3.Error) -> str:
         return "The catalog is damaged: put a copy back, or move it away; 'magbay volume extract' needs none."
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return "Run as the user who owns state_dir."
-    return "Look at the file system of state_dir."
+    return "Look at the file system of state_dir: it may be full, or its disk may fail."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -172,18 +172,20 @@ def matcher(globs: Sequence[str]) -> Callable[[bytes], bool]:
 
 
 def parts_for(
-    catalog: Catalog, config: Config, job: Job, *, wanted: Wanted | None = None, only: str | None = None
+    catalog: Catalog, config: Config, job: Job, *, wanted: Wanted | None = None, only: Set[str] | None = None
 ) -> list[Part]:
-    """The volumes to read for a job, in order of writing: where *wanted* files are, *only* on that magazine (identity).
+    """The volumes to read for a job, in order of writing: where *wanted* files are, *only* on these magazines.
 
-    Raises `AwayError` naming magazines and volumes when one is not here.
+    *only*: identities of magazines. Raises `AwayError` naming magazines and volumes when one is not here.
     """
     media = {item.media_id: item for item in catalog.media()}
     runs: dict[int, list[Run]] = {}
     gap = False
     stretches = catalog.stretches(job.job_id)
     for stretch, behind in zip(stretches, [*stretches[1:], None], strict=True):
-        if (wanted and not wanted.any_in(stretch)) or (only and media[stretch.media_id].identity != only):
+        if (wanted and not wanted.any_in(stretch)) or (
+            only is not None and media[stretch.media_id].identity not in only
+        ):
             gap = True
             continue
         mine = runs.setdefault(stretch.media_id, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import SavedFile
@@ -57,8 +57,8 @@ class FileWriter:
         return int(known)
 
 
-def of_job(catalog: Catalog, job_id: int) -> Iterator[SavedFile]:
-    """The files of one job, by FileIndex."""
+def of_job(catalog: Catalog, job_id: int) -> Generator[SavedFile, None, None]:
+    """The files of one job, by FileIndex. Exhaust or close it before the catalog is closed."""
     query = (
         "SELECT FileIndex, Type, Path, Name, LStat, Digest FROM File JOIN Path USING(PathId) "
         "WHERE JobId=? ORDER BY FileIndex"

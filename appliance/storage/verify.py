@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from appliance.config.schema import Config
@@ -96,8 +97,10 @@ def run(
                 break
             result.jobs.append(job.job_id)
             before = result.error_count
-            _Check(catalog, job, parts, result).run(progress, cancelled)
+            check = _Check(catalog, job, parts, result)
+            check.run(progress, cancelled)
             told = "good" if result.error_count == before else f"{result.error_count - before} errors"
+            told += "" if check.whole else ", of what lies here"
             log(f"job {job.job_id} ({job.name}): {told}", {"JOB": str(job.job_id)})
     result.cancelled = cancelled()
     return result
@@ -123,8 +126,9 @@ def _work(
         names = " or ".join(magazine.name for magazine in known) or "a magazine"
         raise AwayError(f"not here: {names}", hint=f"Plug in {names} and try again.")
     good = [job for job in reversed(catalog.jobs()) if job.status.good]
-    # By magazine, so that a job which lies on several is read where it is, and the rest is somebody else's turn.
-    work = [(job, parts_for(catalog, config, job, only=magazine.identity)) for magazine in here for job in good]
+    # What of a job lies elsewhere is some other day's turn.
+    identities = {magazine.identity for magazine in here}
+    work = [(job, parts_for(catalog, config, job, only=identities)) for job in good]
     return [(job, parts) for job, parts in work if parts]
 
 
@@ -136,8 +140,9 @@ class _Check:
         self._job = job
         self._parts = parts
         self._result = result
+        self.whole = True  # all of the job lies on the given parts
         self._expected = self._judged(catalog)
-        self._rows: Iterator[SavedFile] = saved_files.of_job(catalog, job.job_id)
+        self._rows = saved_files.of_job(catalog, job.job_id)
         self._row: SavedFile | None = None
         self._hash: Hash | None = None
         self._reached = 0
@@ -146,16 +151,20 @@ class _Check:
         """The files that lie on the given parts only: what goes on elsewhere cannot be judged."""
         here = {part.media.media_id for part in self._parts}
         stretches = catalog.stretches(self._job.job_id)
-        whole = all(stretch.media_id in here for stretch in stretches)
+        self.whole = all(stretch.media_id in here for stretch in stretches)
         expected = Wanted(self._job)
         elsewhere = [s for s in stretches if s.media_id not in here]
         for saved in saved_files.of_job(catalog, self._job.job_id):
             index = saved.file_index
-            if whole or not any(s.first_index <= index <= s.last_index for s in elsewhere):
+            if self.whole or not any(s.first_index <= index <= s.last_index for s in elsewhere):
                 expected.add(saved)
         return expected
 
     def run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
+        with contextlib.closing(self._rows):
+            self._run(progress, cancelled)
+
+    def _run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
         for event in JobReader(self._job, progress).events(self._parts):
             if cancelled():
                 return
