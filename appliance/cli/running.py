@@ -43,14 +43,15 @@ class Reading(Protocol[Request, Result]):
 def stoppable() -> Iterator[threading.Event]:
     """An event that is set when the process is asked to end; the job then ends as cancelled.
 
-    A signal that is ignored stays so: that is how nohup(1) keeps a job alive when its terminal is closed.
+    An ignored SIGHUP stays ignored: that is how nohup(1) keeps a job alive when its terminal is closed.
     """
     asked = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         asked.set()
 
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    heard = [number for number in _SIGNALS if number != signal.SIGHUP or hangup]
     before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield asked
