@@ -86,7 +86,7 @@ class Simulation:
         elif verb == "wait":
             await asyncio.sleep(float(name or "1"))
         else:
-            raise UsageError(f"unknown: {text!r}", hint=HELP)
+            raise UsageError(f"unknown: {text.strip()!r}", hint=HELP)
         await asyncio.sleep(0.2)
         self.tell()
 

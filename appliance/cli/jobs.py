@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from appliance.cli.output import Output, human_bytes
+from appliance.cli.output import Output, human_bytes, one_line
 from appliance.config.loader import load
 from appliance.errors import ExitStatus
 from appliance.storage.catalog import Catalog
@@ -57,7 +57,7 @@ def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:
     )
     out.line(f"  {job.files} files, {human_bytes(job.bytes)}, {job.warnings} warnings, {job.errors} errors")
     for moment, kind, text in lines:
-        out.line(f"  {_time(moment)} {kind:7} {text}")
+        out.line(f"  {_time(moment)} {kind:7} {one_line(text)}")
     return ExitStatus.DONE
 
 

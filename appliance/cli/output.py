@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 _STEP = 0.2  # seconds between two drawings of a progress line
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {0x0A: "\\n"}
+
+
+def one_line(text: str) -> str:
+    """*text* without control characters: a file's name gives no orders to the terminal and does not look like two."""
+    return text.translate(_CONTROLS)
 
 
 def human_bytes(count: float) -> str:
@@ -101,7 +107,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Print a line on stderr."""
-        _to_stderr(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
+        _to_stderr(one_line(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int | None = None) -> Iterator[Progress]:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol, TypeVar
 
 from appliance.changer.service import Changer
-from appliance.cli.output import Output, silence
+from appliance.cli.output import Output, one_line, silence
 from appliance.config.loader import DEFAULT_PATH, load
 from appliance.config.schema import Config
 from appliance.errors import MagbayError
@@ -75,7 +75,7 @@ def log_to(out: Output, config: Path) -> LogCallback:
 
     def log(text: str, fields: dict[str, str]) -> None:
         with heard_or_not():
-            out.line(text)
+            out.line(one_line(text))
         if journal is not None:
             journal.send(text, priority=6, **fields)
 

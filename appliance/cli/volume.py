@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli.output import Output, human_bytes
+from appliance.cli.output import Output, human_bytes, one_line
 from appliance.cli.volume_report import Report, iso_time
 from appliance.errors import ExitStatus, NotFoundError
 from appliance.storage.extract import Extractor, Replace
@@ -105,9 +105,9 @@ def _file_document(entry: FileEntry) -> dict[str, Any]:
 def _file_line(entry: FileEntry) -> str:
     saved = entry.attributes.stat
     letter = _TYPE_LETTERS.get(entry.attributes.kind, "?")
-    link = f" -> {entry.link}" if entry.link else ""
+    link = f" -> {one_line(entry.link)}" if entry.link else ""
     mode = stat.filemode(saved.mode & 0o7777)[1:]
-    name = entry.path.replace("\n", "\\n")
+    name = one_line(entry.path)
     return f"{letter}{mode} {saved.uid:>5} {saved.gid:>5} {saved.size:>12} {iso_time(saved.mtime)} {name}{link}"
 
 

@@ -124,6 +124,18 @@ def test_a_damaged_enrolment_is_named(place: Path, capsys: pytest.CaptureFixture
     assert "m1" in told.out and "1234.yaml" in told.err
 
 
+def test_names_give_no_orders_to_the_terminal(place: Path) -> None:
+    (place / "data" / "odd\x1b[2J\nname").symlink_to("to\x1b[0m")
+    os.mkdir(b"%s/data/bytes\xff" % os.fsencode(place))
+    assert magbay(place, "backup", str(place / "data")).status == 0
+    listed = subprocess.run(
+        [sys.executable, "-m", "appliance", "volume", "list", str(place / "m1" / "m1-0001")],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ).stdout
+    assert b"odd\\x1b[2J\\nname -> to\\x1b[0m\n" in listed and b"bytes\xff/\n" in listed and b"\x1b" not in listed
+
+
 def test_a_directory_has_no_disk_to_eject(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(place / "magbay.yaml"), "eject", "m1"]) == 1
     assert "plain directory" in capsys.readouterr().err
