@@ -73,6 +73,7 @@ def _last_jobs(config: Config) -> list[dict[str, Any]]:
     if not (config.state_dir / "catalog.db").exists():
         return []
     with Catalog(config.state_dir) as catalog:
+        catalog.recover()
         jobs = catalog.jobs()[:_JOBS]
     return [
         {

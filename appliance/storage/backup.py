@@ -143,7 +143,8 @@ def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple
     base = _base(catalog, request, md5)
     level = request.level if base else Level.FULL
     new = NewJob(request.name, level, request.pool, fileset, md5, base.job_id if base else None)
-    return new, base.started if base else None
+    # The clock that stamps files runs milliseconds behind: a change after the start may bear the second before it.
+    return new, base.started - 1 if base else None
 
 
 def _base(catalog: Catalog, request: BackupRequest, fileset_md5: str) -> Job | None:

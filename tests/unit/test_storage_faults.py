@@ -295,6 +295,12 @@ def test_killed_in_the_middle(tmp_path: Path, config: Config, tree: Path) -> Non
     assert [e.end is not None for e in events if isinstance(e, SessionEnd)] == [True, True]
 
 
+def test_a_killed_job_is_not_shown_as_running(tmp_path: Path, config: Config, tree: Path) -> None:
+    job = start(tmp_path, tree, "kill", tmp_path / "mark")
+    assert job.wait(30) == -9
+    assert [job["status"] for job in magbay(tmp_path, "status", json_output=True).document["jobs"]] == ["failed"]
+
+
 def test_killed_on_a_fresh_volume(tmp_path: Path, config: Config, tree: Path) -> None:
     with start(tmp_path, tree, "kill", tmp_path / "mark") as process:
         assert process.wait(30) == -signal.SIGKILL
