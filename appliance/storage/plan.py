@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +13,7 @@ from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, Media, SavedFile, Stretch
 from appliance.storage.pools import reachable
+from appliance.storage.selection import matcher
 from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
@@ -147,28 +145,6 @@ def wanted_files(catalog: Catalog, chain: Sequence[Job], globs: Sequence[str]) -
             hint="Give paths as they were saved, for example '/etc/*.conf'.",
         )
     return list(wanted.values())
-
-
-def matcher(globs: Sequence[str]) -> Callable[[bytes], bool]:
-    """A test of stored paths: does one of *globs* match the path or a directory above it?
-
-    A pattern with a slash is compared with the whole path, one without with one component; `*` spans slashes.
-    """
-    if not globs:
-        return lambda path: True
-    whole = [re.compile(fnmatch.translate(glob.rstrip("/") or "/")) for glob in globs if "/" in glob.rstrip("/")]
-    last = [re.compile(fnmatch.translate(glob.rstrip("/"))) for glob in globs if "/" not in glob.rstrip("/")]
-
-    def matches(stored: bytes) -> bool:
-        path = os.fsdecode(stored).rstrip("/")
-        while path:
-            name = path.rpartition("/")[2]
-            if any(p.match(path) for p in whole) or any(p.match(name) for p in last):
-                return True
-            path = path.rpartition("/")[0]
-        return "/" in globs
-
-    return matches
 
 
 def parts_for(

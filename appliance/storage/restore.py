@@ -20,7 +20,6 @@ from appliance.volumes.blocks import SessionIds
 from appliance.volumes.events import Event, FileEnd, FileEntry, Partial
 from appliance.volumes.reader import Damage
 
-_ALGORITHMS = {22: "MD5", 27: "SHA1", 43: "SHA256", 86: "SHA512"}  # by the length of the base64 without padding
 _MOST_KEPT = 1000
 
 
@@ -131,8 +130,8 @@ class _Restore:
 
     def _algorithm(self) -> str | None:
         """The digest of all jobs, when they have the same."""
-        lengths = {saved_files.digest_length(self._catalog, wanted.job.job_id) for wanted, _ in self._work}
-        return _ALGORITHMS.get(lengths.pop()) if len(lengths) == 1 else None
+        found = {saved_files.job_algorithm(self._catalog, wanted.job.job_id) for wanted, _ in self._work}
+        return found.pop() if len(found) == 1 else None
 
     def _events(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> Iterator[Event]:
         for wanted, parts in self._work:

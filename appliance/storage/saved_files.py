@@ -14,7 +14,7 @@ _BATCH = 2000
 # Directory ids kept at hand; walking stays in one neighbourhood, so a small memory does.
 _PATHS = 10_000
 
-Row = tuple[int, int, int, bytes, int, str, str]
+_ALGORITHMS = {22: "MD5", 27: "SHA1", 43: "SHA256", 86: "SHA512"}  # by the length of base64 without padding
 
 
 class FileWriter:
@@ -75,11 +75,16 @@ def one(catalog: Catalog, job_id: int, file_index: int) -> SavedFile | None:
     return None
 
 
-def digest_length(catalog: Catalog, job_id: int) -> int:
-    """Length of the job's digests in the catalog's text form, 0 when it has none."""
-    for (length,) in catalog.rows("SELECT length(Digest) FROM File WHERE JobId=? AND Digest<>'' LIMIT 1", (job_id,)):
-        return int(length)
-    return 0
+def algorithm_of(digest: str) -> str | None:
+    """The algorithm that made *digest* (as in `SavedFile`); None when there is none."""
+    return _ALGORITHMS.get(len(digest))
+
+
+def job_algorithm(catalog: Catalog, job_id: int) -> str | None:
+    """The algorithm of the job's digests, None when it has none."""
+    for (digest,) in catalog.rows("SELECT Digest FROM File WHERE JobId=? AND Digest<>'' LIMIT 1", (job_id,)):
+        return algorithm_of(digest)
+    return None
 
 
 def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:

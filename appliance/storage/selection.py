@@ -1,8 +1,10 @@
-"""Which files of an event stream are wanted, by the patterns that a person gives."""
+"""Which files are wanted, by the patterns that a person gives."""
 
 from __future__ import annotations
 
 import fnmatch
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from appliance.volumes.attributes import FileType
@@ -13,24 +15,32 @@ Key = tuple[SessionIds, int]
 """A file: its session and FileIndex."""
 
 
-def path_filter(globs: Sequence[str]) -> Callable[[FileEntry], bool]:
-    """Whether an entry matches one of *globs*, or lies below a directory that does.
+def matcher(globs: Sequence[str]) -> Callable[[bytes], bool]:
+    """A test of stored paths: does one of *globs* match the path or a directory above it?
 
-    A pattern with a slash is compared with the whole path, one without with the last component; `*` spans slashes.
+    A pattern with a slash is compared with the whole path, one without with one component; `*` spans slashes.
     """
+    if not globs:
+        return lambda path: True
+    whole = [re.compile(fnmatch.translate(glob.rstrip("/") or "/")) for glob in globs if "/" in glob.rstrip("/")]
+    last = [re.compile(fnmatch.translate(glob.rstrip("/"))) for glob in globs if "/" not in glob.rstrip("/")]
 
-    def matches(entry: FileEntry) -> bool:
-        path = entry.path.rstrip("/")
+    def matches(stored: bytes) -> bool:
+        path = os.fsdecode(stored).rstrip("/")
         while path:
-            for glob in globs:
-                wanted = glob.rstrip("/")
-                seen = path if "/" in wanted else path.rpartition("/")[2]
-                if fnmatch.fnmatchcase(seen, wanted):
-                    return True
+            name = path.rpartition("/")[2]
+            if any(p.match(path) for p in whole) or any(p.match(name) for p in last):
+                return True
             path = path.rpartition("/")[0]
-        return False
+        return "/" in globs
 
     return matches
+
+
+def path_filter(globs: Sequence[str]) -> Callable[[FileEntry], bool]:
+    """As `matcher`, for entries of volumes."""
+    matches = matcher(globs)
+    return lambda entry: matches(entry.attributes.name)
 
 
 def link_aliases(events: Iterable[Event], select: Callable[[FileEntry], bool]) -> dict[Key, bytes]:

@@ -24,7 +24,6 @@ from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import Data, Event, FileEnd, FileEntry, FileStart, FileState
 from appliance.volumes.reader import Damage
 
-_ALGORITHMS = {16: "MD5", 20: "SHA1", 32: "SHA256", 64: "SHA512"}
 _MOST_KEPT = 1000
 
 
@@ -199,8 +198,8 @@ class _Check:
             told = f"{text(row.path)} has other attributes on the volume ({entry.path})"
             self._result.error(f"job {self._job.job_id}: {told}")
         self._reached = 0
-        length = len(base64.b64decode(row.digest + "=" * (-len(row.digest) % 4)))
-        self._hash = new_hash(_ALGORITHMS[length]) if length in _ALGORITHMS else None
+        algorithm = saved_files.algorithm_of(row.digest)
+        self._hash = new_hash(algorithm) if algorithm else None
 
     def _data(self, event: Data) -> None:
         try:

@@ -100,7 +100,7 @@ class Acl:
 
 @dataclass(frozen=True)
 class Xattr:
-    """The extended attributes of *entry*, packed (`attributes.parse_xattrs`)."""
+    """The extended attributes of *entry*, packed (volume format, section 9.4)."""
 
     entry: FileEntry
     stream: int
