@@ -17,7 +17,7 @@ from appliance.config.loader import DEFAULT_PATH, load
 from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.real.services import Journald
-from appliance.storage.joblog import LogCallback
+from appliance.storage.joblog import INFO, LogCallback
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Request = TypeVar("Request", contravariant=True)
@@ -70,14 +70,20 @@ def heard_or_not() -> Iterator[None]:
 
 
 def log_to(out: Output, config: Path) -> LogCallback:
-    """Lines of the job for people, and on an appliance (the *config* file is the system's) for the journal too."""
+    """What the job does, for people; its troubles come with the result.
+
+    On an appliance (the *config* file is the system's) the journal gets all lines.
+    """
     journal = Journald() if config == DEFAULT_PATH else None
 
     def log(text: str, fields: dict[str, str]) -> None:
-        with heard_or_not():
-            out.line(one_line(text))
+        others = {key: value for key, value in fields.items() if key != "PRIORITY"}
+        priority = fields.get("PRIORITY", INFO)
+        if priority == INFO:
+            with heard_or_not():
+                out.line(one_line(text))
         if journal is not None:
-            journal.send(text, priority=6, **fields)
+            journal.send(text, priority=int(priority), **others)
 
     return log
 

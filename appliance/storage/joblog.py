@@ -7,8 +7,10 @@ from collections.abc import Callable
 from appliance.storage.catalog import Catalog
 
 LogCallback = Callable[[str, dict[str, str]], None]
-"""Takes a line and its journal fields (JOB, MAGAZINE, VOLUME)."""
+"""Takes a line and its journal fields (JOB, MAGAZINE, VOLUME; PRIORITY by syslog(3), without it "6")."""
 
+INFO = "6"
+_PRIORITIES = {"info": INFO, "warning": "4", "error": "3"}
 # Warnings beyond these are counted and told, but not kept in memory.
 _MOST_KEPT = 1000
 
@@ -42,7 +44,7 @@ class JobLog:
         self._tell("error", text, fields)
 
     def _tell(self, kind: str, text: str, fields: dict[str, str]) -> None:
-        self._callback(text, {"JOB": str(self._job_id)} | fields)
+        self._callback(text, {"JOB": str(self._job_id), "PRIORITY": _PRIORITIES[kind]} | fields)
         self._catalog.log(self._job_id, kind, text)
 
 

@@ -124,6 +124,12 @@ def test_a_damaged_enrolment_is_named(place: Path, capsys: pytest.CaptureFixture
     assert "m1" in told.out and "1234.yaml" in told.err
 
 
+def test_a_trouble_is_told_once(place: Path) -> None:
+    (place / "m1").mkdir()
+    done = magbay(place, "backup", str(place / "data"), str(place / "m1"))
+    assert done.status == 3 and "belongs to magbay" in done.stderr and "belongs to magbay" not in done.stdout
+
+
 def test_names_give_no_orders_to_the_terminal(place: Path) -> None:
     (place / "data" / "odd\x1b[2J\nname").symlink_to("to\x1b[0m")
     os.mkdir(b"%s/data/bytes\xff" % os.fsencode(place))
