@@ -88,12 +88,19 @@ def create_directories(config: Config) -> None:
 
     A magazine that was used and whose directory is missing is away (its disk is not mounted), and creating
     it would fill the system disk instead; a marker below `state_dir/magazines` remembers the first use.
+    Raises `MagbayError` when something else stands there, `OSError`.
     """
     for magazine in config.magazines:
         marker = config.enrolment_dir / f"{magazine.name}.directory"
         if marker.exists():
             continue
-        magazine.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            magazine.directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise MagbayError(
+                f"magazine {magazine.name}: {magazine.directory} cannot be made, something else is in its place",
+                hint="Move that away, or give the magazine another directory.",
+            ) from None
         config.enrolment_dir.mkdir(parents=True, exist_ok=True)
         marker.touch()
 

@@ -158,7 +158,7 @@ def parts_for(
     runs: dict[int, list[Run]] = {}
     gap = False
     stretches = catalog.stretches(job.job_id)
-    for stretch, behind in zip(stretches, [*stretches[1:], None], strict=True):
+    for stretch, behind in zip(stretches, [*stretches, None][1:], strict=True):
         if (wanted and not wanted.any_in(stretch)) or (
             only is not None and media[stretch.media_id].identity not in only
         ):

@@ -206,6 +206,21 @@ def test_an_incremental_leaves_out_what_did_not_change(tmp_path: Path, config: C
     assert_same(tree, below(tmp_path / "out", tree))
 
 
+def test_a_job_that_saved_nothing_can_be_verified_and_restored(tmp_path: Path, config: Config) -> None:
+    tree = tmp_path / "source"
+    tree.mkdir()
+    save(config, tree, exclude=("*",))
+    first = save(config, tree)
+    with Catalog(config.state_dir) as catalog:  # as if the full one had been made later than the last change
+        catalog.change("UPDATE Job SET Started=Started+100 WHERE JobId=?", (first.job_id,))
+    saved = save(config, tree, level=Level.INCREMENTAL)
+    assert (saved.level, saved.files) == (Level.INCREMENTAL, 0)
+    for job in (None, saved.job_id):
+        checked = verify.run(config, verify.VerifyRequest(job), log=lambda text, fields: None)
+        assert (checked.exit_status, checked.errors) == (ExitStatus.DONE, [])
+    assert bring_back(config, tmp_path / "out").files == 1
+
+
 def test_other_paths_under_the_same_name_need_a_full_one(tmp_path: Path, config: Config) -> None:
     (tmp_path / "a").touch()
     (tmp_path / "b").touch()

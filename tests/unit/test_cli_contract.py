@@ -124,6 +124,13 @@ def test_a_damaged_enrolment_is_named(place: Path, capsys: pytest.CaptureFixture
     assert "m1" in told.out and "1234.yaml" in told.err
 
 
+def test_something_else_in_the_place_of_a_magazine(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "m1").touch()
+    for words in (["backup", str(place / "data")], ["label"], ["status"]):
+        assert main(["--config", str(place / "magbay.yaml"), *words]) == 1
+        assert "magazine m1" in (told := capsys.readouterr().err) and "another directory" in told
+
+
 def test_a_trouble_is_told_once(place: Path) -> None:
     (place / "m1").mkdir()
     done = magbay(place, "backup", str(place / "data"), str(place / "m1"))
