@@ -93,7 +93,11 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
 def _confirm(node: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"everything on {node} would be lost and nobody can be asked", hint="Add --yes.")
-    if input(f"Everything on {node} will be lost. Type its name to go on: ").strip() != node:
+    try:
+        typed = input(f"Everything on {node} will be lost. Type its name to go on: ")
+    except EOFError:
+        typed = ""
+    if typed.strip() != node:
         raise MagbayError("nothing was done", hint="The name of the disk was not typed.")
 
 

@@ -11,7 +11,7 @@ from appliance.cli.magazine import describe
 from appliance.cli.output import Output, human_bytes
 from appliance.config.loader import load
 from appliance.config.schema import Config
-from appliance.errors import ExitStatus
+from appliance.errors import ExitStatus, UsageError
 from appliance.magazines.attached import published
 from appliance.storage.catalog import Catalog
 
@@ -30,11 +30,13 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Show the state of everything, once or over and over."""
+    if args.watch and args.json:
+        raise UsageError("--watch is for people, --json for programs", hint="Ask again and again without --watch.")
     config = load(args.config)
     while True:
         facts = collect(config)
         out.document(facts)
-        if args.watch and not args.json:
+        if args.watch:
             out.line("\033[H\033[2J" + time.strftime("%Y-%m-%d %H:%M:%S"))
         show(facts, out)
         if not args.watch:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import os
+import pwd
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -163,6 +165,7 @@ def execute(todo: Plan, config: Config, say: Callable[[str], None], advance: Cal
     Raises `MagbayError`: what failed and how to go on.
     """
     node = Path(todo.device.node)
+    _check_owner(config)
     if ensure(config.key_file):
         say(f"made the key file {config.key_file}: keep a copy of it in a safe place, without it no disk opens")
     with _whole_disk(node):
@@ -191,6 +194,18 @@ def execute(todo: Plan, config: Config, say: Callable[[str], None], advance: Cal
     enrol(config, enrolment)
     run(["udevadm", "trigger", "--action=change", "--settle", str(node)], "telling udev")
     return enrolment
+
+
+def _check_owner(config: Config) -> None:
+    """Refuse before anything is wiped what would fail at the end."""
+    try:
+        pwd.getpwnam(config.prepare.owner)
+        grp.getgrnam(config.prepare.group)
+    except KeyError:
+        raise MagbayError(
+            f"there is no user {config.prepare.owner} or no group {config.prepare.group}: nothing was done",
+            hint="Set prepare.owner and prepare.group in the configuration to who shall own the volumes.",
+        ) from None
 
 
 def _printable(text: str) -> str:
@@ -237,7 +252,7 @@ def _open(node: Path, mapping: str, key_file: Path) -> Iterator[None]:
 def _furnish(inner: str, todo: Plan, config: Config) -> None:
     """Owner and mode of the top directory, the README, and a read-back of it through a fresh mount."""
     place = config.run_dir / f"prepare-{todo.luks_uuid}"
-    place.mkdir(mode=0o700)
+    place.mkdir(mode=0o700, parents=True)
     path = config.mount_dir / todo.filesystem_uuid
     text = _README.format(name=todo.name, path=path, luks=todo.luks_uuid, filesystem=todo.filesystem_uuid).encode()
     try:

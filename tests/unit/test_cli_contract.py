@@ -32,6 +32,7 @@ def place(tmp_path: Path) -> Path:
         (2, []),
         (2, ["nonsense"]),
         (2, ["backup"]),
+        (2, ["status", "--watch"]),
         (2, ["volume", "list"]),
         (2, ["label", "--count", "0"]),
         (2, ["jobs", "--bogus"]),

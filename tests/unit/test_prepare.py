@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from appliance.config.loader import load_enrolment
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
 from appliance.host.api import BlockDevice, Mount
-from appliance.magazines.prepare import Filesystem, enrol, plan
+from appliance.magazines.prepare import Filesystem, enrol, execute, plan
 from appliance.magazines.wipe import Wipe, wipe
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="preparing disks needs root")
@@ -59,6 +59,17 @@ def test_a_blank_disk_has_a_plan(config: Config, tmp_path: Path) -> None:
     words = "\n".join(todo.steps(config))
     for part in (str(SIZE), "LUKS2", "xfs", todo.luks_uuid, todo.filesystem_uuid, "enrol it as magazine new"):
         assert part in words
+
+
+@needs_root
+def test_an_owner_who_does_not_exist_is_refused_before_anything_is_done(config: Config, tmp_path: Path) -> None:
+    machine = Machine((blank(tmp_path),))
+    todo = plan(config, machine, machine, tmp_path / "disk", "new", Wipe.RANDOM, Filesystem.EXT4, "")
+    nobody = replace(config, prepare=replace(config.prepare, owner="no-such-user"))
+    with pytest.raises(MagbayError, match="no-such-user") as caught:
+        execute(todo, nobody, lambda text: None, lambda count: None)
+    assert caught.value.hint and not config.key_file.exists()
+    assert not any((tmp_path / "disk").read_bytes()[: 1 << 20])
 
 
 @needs_root
