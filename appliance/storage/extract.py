@@ -159,8 +159,9 @@ class Extractor:
                 self._handle(event)
             self._finish()
         except OSError as error:
-            hint = "What was restored so far is kept; make room and run it again."
-            raise MagbayError(f"{self._target.root}: {error.strerror}", hint=hint) from None
+            hint = "What was restored before is kept; make room and run it again."
+            where = f" ({os.fsdecode(error.filename)} is not whole)" if error.filename else ""
+            raise MagbayError(f"{self._target.root}: {error.strerror}{where}", hint=hint) from None
         finally:
             for one in self._open.values():
                 if one.fd is not None:
@@ -345,7 +346,7 @@ class Extractor:
 
     def _fail(self, one: _Open, error: Exception) -> None:
         if isinstance(error, OSError) and error.errno in _TARGET_GONE:
-            raise error
+            raise OSError(error.errno, error.strerror, one.path) from error
         message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         one.failed = message
         self.summary.fail(f"{one.path}: {message}")

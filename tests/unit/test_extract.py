@@ -463,7 +463,7 @@ def test_target_that_cannot_be(tmp_path: Path) -> None:
         Extractor(tmp_path / "file")
 
 
-def test_full_target_ends_the_run_with_a_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_grow_is_an_error_of_the_file(tmp_path: Path) -> None:
     path = built(tmp_path, lambda job: job.file(b"/f", b"x" * 200_000))
     code = (
         "import resource, signal, sys; from pathlib import Path; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

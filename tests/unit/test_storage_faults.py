@@ -74,6 +74,15 @@ def test_a_full_magazine_and_the_job_goes_on_with_the_next(
     assert (found.exit_status, found.files, found.jobs) == (ExitStatus.DONE, saved.files, [saved.job_id])
 
 
+def test_a_full_target_of_a_restore_names_the_file_that_is_not_whole(
+    tmp_path: Path, tree: Path, small_disk: Path
+) -> None:
+    config = configuration(tmp_path, magazines="magazines:\n  - {name: m2, directory: m2}\n")
+    save(config, tree)
+    with pytest.raises(MagbayError, match=f"No space left on device \\({tree}/.* is not whole"):
+        bring_back(config, small_disk)
+
+
 def test_a_full_magazine_and_no_other(tmp_path: Path, tree: Path, small_disk: Path) -> None:
     config = configuration(tmp_path, magazines="magazines:\n  - {name: m1, directory: m1}\n")
     saved = save(config, tree)
