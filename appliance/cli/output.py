@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 _STEP = 0.2  # seconds between two drawings of a progress line
+_CLEAR = "\r\033[K"  # to the beginning of the terminal's line, and erase it
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {0x0A: "\\n"}
 
 
@@ -69,12 +70,12 @@ class Progress:
         else:
             of = f" of {human_bytes(self.total)}" if self.total else ""
             left = f", {human_time(max(eta, 0))} left" if eta is not None else ""
-            _to_stderr(f"\r\033[K{self.label}: {human_bytes(self.done)}{of}, {human_bytes(rate)}/s{left}")
+            _to_stderr(f"{_CLEAR}{self.label}: {human_bytes(self.done)}{of}, {human_bytes(rate)}/s{left}")
 
     def close(self) -> None:
         """End the line."""
         if self.style == "text" and self._drawn > self._began:
-            _to_stderr("\r\033[K")
+            _to_stderr(_CLEAR)
 
 
 def _to_stderr(text: str) -> None:
@@ -101,13 +102,19 @@ class Output:
     def line(self, text: str = "") -> None:
         """Print a line for people (not with --json). Bytes of odd file names are written as they are."""
         if not self.json:
+            self._clear_progress()
             sys.stdout.flush()
             sys.stdout.buffer.write((text + "\n").encode("utf-8", "surrogateescape"))
             sys.stdout.buffer.flush()
 
     def warn(self, text: str) -> None:
         """Print a line on stderr."""
+        self._clear_progress()
         _to_stderr(one_line(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
+
+    def _clear_progress(self) -> None:
+        if self.progress_style == "text":
+            _to_stderr(_CLEAR)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int | None = None) -> Iterator[Progress]:

@@ -143,6 +143,9 @@ class Walker:
         if not modes.S_ISDIR(status.st_mode):
             if modes.S_ISLNK(status.st_mode):
                 self._notice(f"{os.fsdecode(top)} is a symbolic link: it is saved, not what it points to")
+            if modes.S_ISSOCK(status.st_mode):
+                self._trouble(top, OSError(0, "it is a socket"))
+                return
             yield found
             return
         if self._is_ours(status):

@@ -244,6 +244,8 @@ def test_a_path_that_is_a_link_or_belongs_to_magbay_is_told(tmp_path: Path, conf
     assert any("is a symbolic link" in line for line in lines)
     result = save(config, config.magazines[0].directory)
     assert result.exit_status is ExitStatus.WARNINGS and "belongs to magbay" in result.warnings[0]
+    result = save(config, rich_tree(tmp_path / "tree") / "socket")
+    assert result.exit_status is ExitStatus.WARNINGS and "is a socket" in result.warnings[0]
 
 
 def test_magbay_does_not_save_itself(tmp_path: Path, config: Config) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.cli.main import main
-from appliance.cli.output import Progress
+from appliance.cli.output import Output, Progress
 from appliance.cli.running import stoppable
 from tests.unit.enginehelp import ROOT, configuration, magbay
 
@@ -92,6 +92,15 @@ def test_progress_that_nobody_reads_ends_no_work(monkeypatch: pytest.MonkeyPatch
         display._drawn -= 1
         display.advance(50)
     assert display.done == 50
+
+
+def test_a_line_takes_the_place_of_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(progress_style="text")
+    with out.progress("verify", 100) as display:
+        display._drawn -= 1
+        display.advance(50)
+        out.line("job 1: good")
+    assert capsys.readouterr().err.endswith("left\r\x1b[K\r\x1b[K")
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:
