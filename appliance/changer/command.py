@@ -37,17 +37,18 @@ class Command(Enum):
     LIST = "list"
     LISTALL = "listall"
     SLOTS = "slots"
+    TRANSFER = "transfer"
 
 
 class Request:
-    """One call. *slot* matters to load only, *drive* to loaded, load and unload; the archive device to none: the
-    drives are always `run_dir/drives/N`."""
+    """One call. *slot* matters to load and transfer, *drive* to loaded, load and unload, *target* to transfer; the
+    archive device to none: the drives are always `run_dir/drives/N`."""
 
-    __slots__ = ("command", "config", "drive", "group", "slot", "user")
+    __slots__ = ("command", "config", "drive", "group", "slot", "target", "user")
 
     def __init__(self, config: str, command: Command, user: str, group: str) -> None:
         self.config, self.command, self.user, self.group = config, command, user, group
-        self.slot = self.drive = 0
+        self.slot = self.drive = self.target = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +92,11 @@ def parse(words: Sequence[str]) -> Request:
         if command is not Command.LOADED:
             request.slot = _number("slot", rest[2])
         request.drive = _number("drive", rest[4])
+    if command is Command.TRANSFER:
+        # Bareos puts the target where the archive device stands and leaves the drive out.
+        if len(rest) < 4:
+            raise UsageError("transfer needs source and target slot", hint=f"Usage: {_USAGE}")
+        request.slot, request.target = _number("source slot", rest[2]), _number("target slot", rest[3])
     return request
 
 
@@ -103,7 +109,9 @@ def answer(request: Request) -> str:
     if request.command in (Command.LOAD, Command.UNLOAD):
         _move(request)
         return ""
-    view = current(request.config) or _look(request)
+    if request.command is Command.TRANSFER:
+        return _changer(request).transfer(request.slot, request.target) + "\n"
+    view = current(request.config) or _changer(request).view()
     if request.command is Command.LOADED:
         return f"{view.loaded(request.drive)}\n"
     if request.command is Command.LIST:
@@ -111,12 +119,12 @@ def answer(request: Request) -> str:
     return view.listall_text() if request.command is Command.LISTALL else f"{view.slots}\n"
 
 
-def _look(request: Request) -> View:
+def _changer(request: Request) -> Changer:
     from pathlib import Path
 
     from appliance.changer.service import Changer
 
-    return Changer.open(Path(request.config)).view()
+    return Changer.open(Path(request.config))
 
 
 def _move(request: Request) -> None:
@@ -130,9 +138,7 @@ def _move(request: Request) -> None:
             published = current(request.config)  # another caller may just have changed what it rests on
             if published is not None:
                 return _switch(published, request)
-    from appliance.changer.service import Changer
-
-    return _switch(Changer.open(Path(request.config)), request)
+    return _switch(_changer(request), request)
 
 
 def _switch(changer: View | Changer, request: Request) -> None:

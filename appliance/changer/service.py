@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.changer import drives, slotmap
+from appliance.changer import transfer as moving
 from appliance.changer.lock import lock
 from appliance.changer.look import Look, home, look, reachable, recall, remember
 from appliance.changer.report import Report, Slot
@@ -77,6 +78,44 @@ class Changer:
         config = self._config
         with self._locked():
             return View("", str(config.run_dir), config.changer.drives, config.changer.slots, [], []).unload(drive)
+
+    def transfer(self, source: int, target: int) -> str:
+        """Move the volume of slot *source* to slot *target*; gives a sentence about it. Raises as `transfer.plan`.
+
+        The lock of the changer is not held while bytes are copied, so that drives can be loaded meanwhile.
+        """
+        move = self._plan(source, target)
+        if not move.copies:
+            return self._commit(move, source, None)
+        try:
+            with moving.copied(move) as copy:
+                return self._commit(move, source, copy)
+        except OSError as error:
+            raise MagbayError(f"volume {move.volume} stays in slot {source}: {error.strerror}") from None
+
+    def _plan(self, source: int, target: int) -> moving.Move:
+        with self._locked():
+            view = self._refresh(True)[0]
+            slot_map = slotmap.read(self._config.state_dir / slotmap.SLOT_MAP)
+            return moving.plan(view, slot_map, self._known(), source, target)
+
+    def _commit(self, move: moving.Move, source: int, copy: Path | None) -> str:
+        path = self._config.state_dir / slotmap.SLOT_MAP
+        with self._locked():
+            view, slot_map = self._refresh(True)[0], slotmap.read(path)
+            if moving.plan(view, slot_map, self._known(), source, move.slot) != move:
+                raise MagbayError(f"slot {source} or {move.slot} changed meanwhile", hint="Try again.")
+            names = {magazine.identity: magazine.name for magazine in self._known()}
+            home, there = names[move.source[0]], names[move.target[0]]
+            # The new number is on disk before the file is there, so that no other can be given to it.
+            slot_map = slot_map.give(move.target, move.slot, there)
+            slotmap.write(path, slot_map)
+            moving.commit(move, copy)
+            if move.source != move.target:
+                slotmap.write(path, slot_map.without(move.source))
+            self._refresh(True)
+        where = f"from magazine {home} to {there}" if home != there else f"on magazine {home}"
+        return f"volume {move.volume} {where}: slot {source} is now slot {move.slot}"
 
     def release(self, magazine: str) -> tuple[int, ...]:
         """Empty every drive that holds a volume of *magazine*; gives these drives. Raises `NotFoundError`."""

@@ -50,6 +50,15 @@ class SlotMap:
         now = {identity: name for identity, name in names.items() if identity in placed}
         return SlotMap(slots, {**self.names, **now}), tuple(left)
 
+    def give(self, key: Key, slot: int, name: str) -> SlotMap:
+        """*slot* for the volume *key* on the magazine that is called *name*; nobody else keeps it."""
+        others = {other: number for other, number in self.slots.items() if number != slot}
+        return SlotMap({**others, key: slot}, {**self.names, key[0]: name})
+
+    def without(self, key: Key) -> SlotMap:
+        """The map in which *key* has no slot."""
+        return SlotMap({other: slot for other, slot in self.slots.items() if other != key}, self.names)
+
 
 def read(path: Path) -> SlotMap:
     """The map in *path*; empty when there is none yet. Raises `MagbayError` for a damaged file, `OSError`."""

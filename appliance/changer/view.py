@@ -106,7 +106,7 @@ class View:
         Raises `UsageError` (no such slot or drive), `AwayError` or `NotFoundError` (empty slot), `MagbayError`.
         """
         self._check_drive(drive)
-        entry = self._loadable(slot)
+        entry = self.loadable(slot)
         holder = self.holders().get(slot, drive)
         if holder != drive:
             hint = f"Unload drive {holder} first."
@@ -138,7 +138,8 @@ class View:
         if self.unreadable:
             raise MagbayError("cannot list the slots: " + "; ".join(self.unreadable))
 
-    def _loadable(self, slot: int) -> Entry:
+    def loadable(self, slot: int) -> Entry:
+        """The entry of *slot*, whose volume is here. Raises as `load` does."""
         if not 1 <= slot <= self.slots:
             raise UsageError(f"there is no slot {slot}; this changer has slots 1 to {self.slots}")
         entry = next((entry for entry in self.entries if entry.slot == slot), None)
