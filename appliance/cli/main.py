@@ -31,6 +31,7 @@ COMMANDS = {
     "volume": "volume",
     "config": "config",
     "agent": "agent",
+    "director": "director",
 }
 
 

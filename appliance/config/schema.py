@@ -18,6 +18,7 @@ from appliance.config.kinds import (
     Record,
     Size,
     Text,
+    YesNo,
     setting,
 )
 
@@ -110,6 +111,44 @@ class PrepareConfig:
     volumes: int = setting(Integer(0, 9999), "Volumes that are created on a new magazine.", default=4, example="4")
 
 
+class DirectorKind(Enum):
+    """Which Director is told of changes."""
+
+    NONE = "none"
+    BACULA = "bacula"
+    BAREOS = "bareos"
+
+
+@dataclass(frozen=True)
+class DirectorConfig:
+    """The Director whose catalog is kept true. Its passwords stand in its own console configuration, never here."""
+
+    kind: DirectorKind = setting(
+        Choice(DirectorKind), "Director to tell: none, bacula or bareos.", default=DirectorKind.NONE, example="bacula"
+    )
+    console_config: Path = setting(
+        PathKind(),
+        "Configuration of the console: names the Director and holds the password (readable by the agent only).",
+        default=Path("/etc/magbay/bconsole.conf"),
+        example="/etc/magbay/bconsole.conf",
+    )
+    console_program: str = setting(Text("a program"), "The console's program.", default="bconsole", example="bconsole")
+    timeout: int = setting(Integer(1, 3600), "Seconds to wait for the Director.", default=30, example="30")
+    storage: str = setting(
+        NAME, "Name of the Director's Storage resource and of our Autochanger.", default="magbay", example="magbay"
+    )
+    media_type: str = setting(
+        NAME, "Media Type of our volumes; others are not touched.", default="magbay", example="magbay"
+    )
+    pool: str = setting(NAME, "Pool that new volumes are labelled into.", default="Default", example="Default")
+    pools: Mapping[str, str] = setting(
+        MapOf(NAME), "Pool of the new volumes of single magazines.", default={}, example="{m1: Monthly}"
+    )
+    label: bool = setting(
+        YesNo(), "Whether new volumes are labelled through the Director.", default=True, example="yes"
+    )
+
+
 @dataclass(frozen=True)
 class Enrolment:
     """A disk that belongs to us: written by `magbay prepare` below `state_dir/magazines/`, one file each."""
@@ -152,6 +191,9 @@ class Config:
     )
     pools: Mapping[str, PoolConfig] = setting(
         MapOf(Record(PoolConfig)), "Pools of volumes, by name.", default={"Default": PoolConfig()}
+    )
+    director: DirectorConfig = setting(
+        Record(DirectorConfig), "The Bacula or Bareos Director.", default=DirectorConfig()
     )
     jobs: Mapping[str, JobConfig] = setting(MapOf(Record(JobConfig)), "Backup jobs, by name.", default={})
 
