@@ -57,7 +57,10 @@ def storage_daemon(config: Config, file: Path, other: OtherSide) -> str:
             ("Name", device),
             ("Media Type", config.director.media_type),
             ("Device Type", "File"),
-            ("Archive Device", _quoted(drives.drive_path(str(config.run_dir), number))),
+            (
+                "Archive Device",
+                _quoted(drives.place(str(config.drive_dir), number, folder=config.changer.drive_folders)),
+            ),
             ("Autochanger", "yes"),
             ("Drive Index", str(number)),
             ("Random Access", "yes"),

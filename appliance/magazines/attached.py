@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config.loader import load_enrolment
-from appliance.config.schema import Config, Enrolment
+from appliance.config.schema import Config, Enrolment, MagazineConfig
 from appliance.errors import AwayError, MagbayError, NotFoundError
+from appliance.magazines import elsewhere
 
 MEDIA_ANSWER = "media.json"
 # States of a disk in which its volumes can be reached: mounted, or mounted by autofs at the next access.
@@ -43,7 +44,7 @@ def enrolments(config: Config) -> tuple[Enrolment, ...]:
 
 def known(config: Config) -> tuple[Magazine, ...]:
     """Every magazine of the configuration and the enrolments, attached or away, directories first."""
-    directories = [_directory(m.name, m.directory) for m in config.magazines]
+    directories = [_directory(magazine) for magazine in config.magazines]
     reachable = _reachable(config)
     disks = []
     for enrolment in enrolments(config):
@@ -75,6 +76,8 @@ def create_directories(config: Config) -> None:
     it would fill the system disk instead; a marker below `state_dir/magazines` remembers the first use.
     """
     for magazine in config.magazines:
+        if not magazine.create:
+            continue
         marker = config.enrolment_dir / f"{magazine.name}.directory"
         if marker.exists():
             continue
@@ -83,9 +86,13 @@ def create_directories(config: Config) -> None:
         marker.touch()
 
 
-def _directory(name: str, directory: Path) -> Magazine:
-    here = directory.is_dir()
-    return Magazine(name, f"directory:{name}", directory if here else None, here and os.access(directory, os.W_OK))
+def _directory(magazine: MagazineConfig) -> Magazine:
+    if magazine.filesystem_uuid:
+        path = elsewhere.directory_of(magazine.filesystem_uuid, magazine.directory)
+    else:
+        path = magazine.directory if magazine.directory.is_dir() else None
+    identity = f"directory:{magazine.name}"
+    return Magazine(magazine.name, identity, path, path is not None and os.access(path, os.W_OK))
 
 
 def _reachable(config: Config) -> dict[str, bool]:
