@@ -6,11 +6,11 @@ the package python-bareos (an optional extra), because Bareos' bconsole cannot b
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from appliance.config.schema import DirectorConfig, DirectorKind
 from appliance.errors import ConfigError, MagbayError, PermissionDeniedError
@@ -20,8 +20,8 @@ from appliance.host.commands import attempt
 _MOST_SECONDS = 900.0
 _WHAT = "talking to the Director"
 _REACH = "Is the Director running? 'magbay director test' checks the whole chain."
-# `Name = value` or `Name = "value"` in a console configuration; keywords ignore case and blanks.
-_SETTING = re.compile(r'^\s*([A-Za-z ]+?)\s*=\s*(?:"([^"]*)"|([^\s;}]+))', re.MULTILINE)
+# A comment, a quoted text, a mark, blanks or a word of a configuration file; quoted texts know backslashes.
+_TOKEN = re.compile(r'#[^\n]*|"((?:[^"\\]|\\.)*)"|[{}=;\n]|[ \t\r]+|[^\s{}=;"#]+')
 
 
 class Console(Protocol):
@@ -57,7 +57,7 @@ class BaculaConsole:
 
 
 class BareosConsole:
-    """The console protocol of Bareos, spoken by python-bareos."""
+    """The console protocol of Bareos, spoken by python-bareos in a process of its own that can be ended."""
 
     def __init__(self, settings: DirectorConfig) -> None:
         self._settings = settings
@@ -65,24 +65,14 @@ class BareosConsole:
     def send(self, *lines: str) -> str:
         """See `Console`."""
         _check_lines(lines)
-        try:
-            bsock: Any = importlib.import_module("bareos.bsock")
-        except ImportError:
-            raise MagbayError(
-                "python-bareos is not installed", hint="Install magbay with its extra 'bareos' (pip: magbay[bareos])."
-            ) from None
-        settings = read_console_config(self._settings.console_config)
-        try:
-            console = bsock.DirectorConsole(
-                address=settings["address"],
-                port=int(settings.get("port", "9101")),
-                password=bsock.Password(settings["password"]),
-                **({"name": settings["name"]} if settings["resource"] == "console" else {}),
-            )
-            return "".join(bytes(console.call(line)).decode("utf-8", "replace") for line in lines)
-        except (OSError, bsock.exceptions.Error) as error:
-            # The texts of python-bareos hold addresses and reasons, never the password.
-            raise MagbayError(f"the Director at {settings['address']}: {error}", hint=_REACH) from None
+        path, seconds = self._settings.console_config, self._settings.timeout
+        read_console_config(path)  # its troubles are told better from here
+        argv = [sys.executable, "-m", "appliance.director.bareos", str(path), str(seconds)]
+        text = "".join(f"{line}\n" for line in lines)
+        status, reply, complaint = attempt(argv, _WHAT, timeout=_MOST_SECONDS, hint=_REACH, text=text)
+        if status != 0:
+            raise MagbayError(f"{_WHAT}: {_last(complaint) or 'the session was cut'}", hint=_REACH)
+        return reply
 
 
 def open_console(settings: DirectorConfig) -> Console:
@@ -113,21 +103,36 @@ def read_console_config(path: Path) -> dict[str, str]:
     Keywords as in the manuals of both products. Raises `ConfigError`, `PermissionDeniedError`.
     """
     check_readable(path)
-    text = re.sub(r"#.*", "", path.read_text(encoding="utf-8", errors="replace"))
-    found: dict[str, str] = {"resource": "director"}
-    for kind, body in re.findall(r"(?is)\b(director|console)\s*\{(.*?)\}", text):
-        values = {
-            key.lower().replace(" ", ""): quoted or plain
-            for key, quoted, plain in _SETTING.findall(body.replace(";", "\n"))
-        }
-        values["port"] = values.get("dirport") or values.get("port") or "9101"
-        found |= {key: values[key] for key in ("address", "port", "name", "password") if key in values}
-        if kind.lower() == "console":
-            found["resource"] = "console"
-    absent = [key for key in ("address", "password") if not found.get(key)]
+    found = {"resource": "director", "port": "9101"}
+    for kind, values in _resources(path.read_text(encoding="utf-8", errors="replace")):
+        if kind in ("director", "console"):
+            found["resource"] = kind
+            values = {"port": values.get("dirport", ""), **values}
+            found |= {key: values[key] for key in ("address", "port", "name", "password") if values.get(key)}
+    absent = [key for key in ("address", "password") if key not in found]
     if absent:
         raise ConfigError(f"{path}: {' and '.join(absent)} missing", hint="It is a bconsole.conf of the Director.")
     return found
+
+
+def _resources(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Resource type (lower case) and settings (keywords lower case, without blanks) of `Type { Key = Value … }`."""
+    kind, values, key, word = "", dict[str, str](), "", ""
+    for quoted, mark in ((match[1], match[0]) for match in _TOKEN.finditer(text)):
+        if mark == "{":
+            kind, values, word = word.lower(), {}, ""
+        elif mark == "=":
+            key, word = word.lower(), ""
+        elif mark in ("\n", ";", "}"):
+            if key:
+                values[key] = word
+            # The brace of a resource may stand on the line after its type.
+            key, word = "", (word if mark == "\n" and not kind else "")
+            if mark == "}":
+                yield kind, values
+                kind = ""
+        elif mark[0] not in "# \t\r":
+            word += mark if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
 
 
 def _check_lines(lines: Sequence[str]) -> None:
@@ -146,3 +151,8 @@ def _reason(reply: str, complaint: str, seconds: int) -> str:
         where = lines[0].removeprefix("Connecting to Director ") if lines else ""
         return f"no answer{' from ' + where if where else ''} within {seconds} s"
     return lines[-1]
+
+
+def _last(text: str) -> str:
+    lines = text.split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -177,16 +177,18 @@ class Director:
         lines = []
         for blocked in status.blocked:
             slot = mount_slot(blocked, offer, catalog)
+            if not slot or blocked.drive < 0:
+                self._asked.pop(blocked.device, None)
+                continue
             last = self._asked.get(blocked.device)
             pause = _AGAIN
             if last is not None and last[:2] == (blocked, slot):
                 if now < last[2]:
                     continue
                 pause = min(last[3] * 2, _MOST_AGAIN)
-            if slot and blocked.drive >= 0:
-                self._asked[blocked.device] = (blocked, slot, now + pause, pause)
-                # The slot is ignored while blocked, but without it the console asks for one.
-                lines.append(f"mount storage={self._settings.storage} drive={blocked.drive} slot={slot}")
+            self._asked[blocked.device] = (blocked, slot, now + pause, pause)
+            # The slot is ignored while blocked, but without it the console asks for one.
+            lines.append(f"mount storage={self._settings.storage} drive={blocked.drive} slot={slot}")
         if lines:
             self._console.send(*lines)
             sent += lines
