@@ -11,6 +11,7 @@ A daemon waits for every call, so nothing that is slow to import is imported bef
 # ruff: noqa: PTH109, PTH118
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -122,12 +123,24 @@ def answer(request: Request) -> str:
         return ""
     if request.command in _OTHERS:
         return _OTHERS[request.command](request)
-    view = current(request.config) or _changer(request).view()
+    view = _published(request.config) or _changer(request).view()
     if request.command is Command.LOADED:
         return f"{view.loaded(request.drive)}\n"
     if request.command is Command.LIST:
         return view.list_text()
     return view.listall_text() if request.command is Command.LISTALL else f"{view.slots}\n"
+
+
+def _published(config: str) -> View | None:
+    """The published view if it holds. The text for the quick half is written anew when it can be."""
+    view = current(config)
+    if view is not None:
+        from appliance.changer import plain
+
+        # Who may not publish only costs the next one the time to come here.
+        with contextlib.suppress(OSError):
+            plain.publish(view)
+    return view
 
 
 def _become(user: str, group: str) -> None:
@@ -199,7 +212,7 @@ def _move(request: Request) -> None:
     published = current(request.config)
     if published is not None:
         with lock(Path(published.run_dir)):
-            published = current(request.config)  # another caller may just have changed what it rests on
+            published = _published(request.config)  # another caller may just have changed what it rests on
             if published is not None:
                 return _switch(published, request)
     return _switch(_changer(request), request)

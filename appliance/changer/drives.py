@@ -47,12 +47,12 @@ def point(drive_dir: str, drive: int, path: str, *, folder: bool = False) -> Non
     from appliance.host.files import link_atomic
 
     where = place(drive_dir, drive, folder=folder)
-    _make_directory(drive_dir)
+    make_directory(drive_dir)
     if folder:
         outer = place(drive_dir, drive)
         if os.path.islink(outer):
             os.unlink(outer)
-        _make_directory(outer)
+        make_directory(outer)
     elif os.path.isdir(where) and not os.path.islink(where):
         # The other form, of a daemon that was configured otherwise.
         clear(drive_dir, drive)
@@ -118,8 +118,8 @@ def _is_left_over(name: str) -> bool:
     return len(parts) == 3 and parts[0] == "" and all(part.isascii() and part.isdigit() for part in parts[1:])
 
 
-def _make_directory(path: str) -> None:
-    """The directory takes owner, group and mode of the one it is in, which says who may run the changer."""
+def make_directory(path: str) -> None:
+    """Make the directory *path* with owner, group and mode of the one it is in, which says who may run the changer."""
     from pathlib import Path
 
     from appliance.host.files import adopt

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.changer import drives, slotmap
+from appliance.changer import drives, plain, slotmap
 from appliance.changer import transfer as moving
 from appliance.changer.lock import lock
 from appliance.changer.look import Look, home, look, reachable, recall, remember
@@ -236,11 +236,13 @@ class Changer:
     def _publish(self, view: View, seen: Look, complete: bool) -> None:
         # A caller that may not publish only costs the next one the time to look for itself.
         with contextlib.suppress(PermissionError):
+            drives.make_directory(view.drive_dir)
             remember(self._config.run_dir, seen.seen)
             if self._stamps is not None and complete:
                 view.stamps = [*self._stamps, *view.stamps]
                 data = json.dumps(view.document(), separators=(",", ":")).encode()
                 write_atomic(self._config.run_dir / PUBLISHED, data, mode=0o644, durable=False)
+                plain.publish(view)
 
     def _report(
         self, seen: Look, view: View, slot_map: SlotMap, emptied: tuple[int, ...], left: tuple[Key, ...], unsaved: str

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Collection
 from enum import Enum
 
 from appliance.changer import drives
@@ -25,7 +26,7 @@ _FORMAT = 2
 _LEAST_SHOWN = 10
 # Time stamps of some file systems are as coarse as 2 s (FAT). A directory that changed less than this many seconds
 # before it was read may change again without a new stamp: what was read of it cannot be proved current later.
-_COARSE = 2.5
+COARSE = 2.5
 # More than a configuration file may have.
 _MOST_BYTES = 1_000_000
 
@@ -109,11 +110,14 @@ class View:
             f"D:{drive}:F:{slot_of[drive]}:{names[slot_of[drive]]}\n" if drive in slot_of else f"D:{drive}:E\n"
             for drive in range(max([self.listed, *(drive + 1 for drive in slot_of)]))
         ]
+        return "".join(lines) + self.shelf_text(drive_of)
+
+    def shelf_text(self, loaded: Collection[int]) -> str:
+        """The `S:` lines of `listall` when the slots *loaded* are in drives."""
+        names = {entry.slot: entry.volume for entry in self.entries if entry.presence is Presence.HERE}
         last = min(self.slots, max([_LEAST_SHOWN, *(entry.slot for entry in self.entries)]))
-        for slot in range(1, last + 1):
-            full = slot in names and slot not in drive_of
-            lines.append(f"S:{slot}:F:{names[slot]}\n" if full else f"S:{slot}:E\n")
-        return "".join(lines)
+        full = {slot: f"F:{name}" for slot, name in names.items() if slot not in loaded}
+        return "".join(f"S:{slot}:{full.get(slot, 'E')}\n" for slot in range(1, last + 1))
 
     def load(self, slot: int, drive: int, device: str = "") -> None:
         """Make *drive* point at the volume of *slot*, which can be read when this returns. Call it under the lock.
@@ -206,7 +210,7 @@ def stamp(path: str, *, settled: bool = False) -> Stamp:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if settled and time.time() - found.st_mtime < _COARSE:
+    if settled and time.time() - found.st_mtime < COARSE:
         return False
     return [found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size]
 
