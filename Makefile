@@ -13,7 +13,7 @@ help:
 
 ## make venv      .venv with the product and all that tests need
 venv: $(VENV)/.stamp
- $(VENV)/.stamp: pyproject.toml| host-packages
+$(VENV)/.stamp: pyproject.toml bin/magbay-changer | host-packages
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
