@@ -192,7 +192,10 @@ class DirectorConfig:
         NAME, "Name of the Director's Storage resource and of our Autochanger.", default="magbay", example="magbay"
     )
     media_type: str = setting(
-        NAME, "Media Type of our volumes; others are not touched.", default="magbay", example="magbay"
+        NAME,
+        "Media Type of our volumes; volumes of another one are then never touched, whatever their names.",
+        default="",
+        example="magbay",
     )
     pool: str = setting(NAME, "Pool that new volumes are labelled into.", default="Default", example="Default")
     pools: Mapping[str, str] = setting(

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.changer import drives
 from appliance.changer.service import Changer
 from appliance.config.schema import Config
 from appliance.director import record
 from appliance.director.console import Console, check_readable, open_console
+from appliance.director.pieces import archive_device
 from appliance.director.plan import Offer, plan
 from appliance.director.replies import StorageStatus, names, storage_status, volumes
 from appliance.errors import MagbayError
@@ -89,7 +89,7 @@ def _status(config: Config, console: Console) -> StorageStatus:
 
 
 def _devices(config: Config, file: Path, console: Console) -> Iterator[Finding]:
-    wanted = [drives.drive_path(str(config.run_dir), number) for number in range(config.changer.drives)]
+    wanted = [archive_device(config, number) for number in range(config.changer.drives)]
     there = _status(config, console).paths
     absent = [path for path in wanted if path not in there]
     if absent:
@@ -154,9 +154,8 @@ def _catalog(config: Config, file: Path, console: Console) -> Iterator[Finding]:
     slots = Changer.open(file).look(thorough=False)[0]
     offer = Offer({s.volume: s.slot for s in slots if s.attached}, frozenset(s.volume for s in slots))
     catalog = volumes(console.send("list volumes"))
-    other = sorted(
-        name for name, v in catalog.items() if name in offer.known and v.media_type != config.director.media_type
-    )
+    wanted = config.director.media_type
+    other = sorted(n for n, v in catalog.items() if n in offer.known and wanted not in ("", v.media_type))
     found = plan(offer, catalog, record.disabled(config.state_dir), config.director.media_type)
     if other:
         yield Finding(

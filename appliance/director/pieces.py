@@ -55,7 +55,7 @@ def storage_daemon(config: Config, file: Path, other: OtherSide) -> str:
     for number, device in enumerate(devices):
         settings = [
             ("Name", device),
-            ("Media Type", config.director.media_type),
+            ("Media Type", config.director.media_type or config.director.storage),
             ("Device Type", "File"),
             (
                 "Archive Device",
@@ -74,6 +74,11 @@ def storage_daemon(config: Config, file: Path, other: OtherSide) -> str:
     return "\n".join(parts)
 
 
+def archive_device(config: Config, drive: int) -> str:
+    """The path that the storage daemon opens for the virtual *drive*."""
+    return drives.place(str(config.drive_dir), drive, folder=config.changer.drive_folders)
+
+
 def director(config: Config, other: OtherSide, kind: DirectorKind) -> str:
     """Storage, Pools and the Admin job UpdateSlots with its schedule."""
     name = config.director.storage
@@ -83,7 +88,7 @@ def director(config: Config, other: OtherSide, kind: DirectorKind) -> str:
         ("Port" if kind is DirectorKind.BAREOS else "SD Port", str(other.port)),
         ("Password", f"@{other.password_file}"),
         ("Device", name),
-        ("Media Type", config.director.media_type),
+        ("Media Type", config.director.media_type or config.director.storage),
         ("Autochanger", "yes" if kind is DirectorKind.BAREOS else name),
         ("Maximum Concurrent Jobs", str(config.changer.drives)),
     ]

@@ -37,8 +37,11 @@ class Plan:
 
 
 def plan(offer: Offer, catalog: Mapping[str, CatalogVolume], disabled: Collection[str], media_type: str) -> Plan:
-    """*disabled*: volumes that we disabled ourselves; what somebody else disabled stays as it is."""
-    ours = {name: volume for name, volume in catalog.items() if volume.media_type == media_type}
+    """*disabled*: volumes that we disabled ourselves; what somebody else disabled stays as it is.
+
+    *media_type*: of the volumes that are ours; empty: any, and the names alone decide.
+    """
+    ours = {name: volume for name, volume in catalog.items() if media_type in ("", volume.media_type)}
     away = [volume for name, volume in ours.items() if name in offer.known and name not in offer.here]
     here = [volume for name, volume in ours.items() if name in offer.here]
     return Plan(

@@ -147,7 +147,9 @@ def test_nothing_to_do_is_no_command() -> None:
 
 
 def test_a_name_of_another_media_type_is_not_ours() -> None:
-    assert plan(Offer({}, {"a"}), {"a": volume("a", media_type="File")}, (), "magbay").empty
+    catalog = {"a": volume("a", media_type="File")}
+    assert plan(Offer({}, {"a"}), catalog, (), "magbay").empty
+    assert plan(Offer({}, {"a"}), catalog, (), "").disable == ("a",)
 
 
 def test_what_a_blocked_drive_can_go_on_with() -> None:
