@@ -27,10 +27,11 @@ _TOKEN = re.compile(r'#[^\n]*|"((?:[^"\\]|\\.)*)"|[{}=;\n]|[ \t\r]+|[^\s{}=;"#]+
 class Console(Protocol):
     """A session with a Director."""
 
-    def send(self, *lines: str) -> str:
+    def send(self, *lines: str, extra: int = 0) -> str:
         """Send *lines* (commands, and answers to what they ask) in one session; gives the reply text.
 
-        Raises `MagbayError` when the Director cannot be reached or ends the session.
+        *extra*: seconds that the session may take beyond the configured ones. Raises `MagbayError` when the
+        Director cannot be reached or does not answer in time.
         """
         ...
 
@@ -41,13 +42,14 @@ class BaculaConsole:
     def __init__(self, settings: DirectorConfig) -> None:
         self._settings = settings
 
-    def send(self, *lines: str) -> str:
+    def send(self, *lines: str, extra: int = 0) -> str:
         """See `Console`. *lines* go through standard input, so nothing of them shows in the process list."""
         settings = self._settings
         _check_lines(lines)
         check_readable(settings.console_config)
-        # -n: no terminal handling, -u: seconds after which a session without progress ends.
-        argv = [settings.console_program, "-n", "-u", str(settings.timeout), "-c", str(settings.console_config)]
+        # -n: no terminal handling, -u: seconds after which the session ends, whatever it does just then.
+        seconds = str(settings.timeout + extra)
+        argv = [settings.console_program, "-n", "-u", seconds, "-c", str(settings.console_config)]
         text = "".join(f"{line}\n" for line in lines)
         _status, reply, complaint = attempt(argv, _WHAT, timeout=_MOST_SECONDS, hint=_REACH, text=text)
         _greeting, marker, rest = reply.partition("1000 OK")
@@ -62,10 +64,10 @@ class BareosConsole:
     def __init__(self, settings: DirectorConfig) -> None:
         self._settings = settings
 
-    def send(self, *lines: str) -> str:
+    def send(self, *lines: str, extra: int = 0) -> str:
         """See `Console`."""
         _check_lines(lines)
-        path, seconds = self._settings.console_config, self._settings.timeout
+        path, seconds = self._settings.console_config, self._settings.timeout + extra
         read_console_config(path)  # its troubles are told better from here
         argv = [sys.executable, "-m", "appliance.director.bareos", str(path), str(seconds)]
         text = "".join(f"{line}\n" for line in lines)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from appliance.config.schema import DirectorConfig
 
+# Volumes labelled in one command. Each takes four runs of the changer, and the drive is busy all the while.
+MOST_LABELS = 20
 # Block header of Bacula's file volumes: CRC32, block length and number (big endian u32 each), then "BB02" or "BB03".
 _HEADER = 16
 _IDS = (b"BB02", b"BB03")
@@ -58,9 +60,10 @@ def commands(found: Collection[Newcomer], settings: DirectorConfig, drive: int) 
     """Sessions (lines each) that label the empty ones and add the labelled ones; *drive* is one that is free."""
     sessions: list[tuple[str, ...]] = []
     for pool, items in _by_pool(found, settings, Content.EMPTY).items():
-        slots = _ranges([item.slot for item in items])
-        command = f"label storage={settings.storage} pool={pool} slots={slots} drive={drive} barcodes"
-        sessions.append((command, "yes"))
+        for first in range(0, len(items), MOST_LABELS):
+            slots = _ranges([item.slot for item in items[first : first + MOST_LABELS]])
+            command = f"label storage={settings.storage} pool={pool} slots={slots} drive={drive} barcodes"
+            sessions.append((command, "yes"))
     for pool, items in _by_pool(found, settings, Content.LABEL).items():
         for item in items:
             # How many to create (0: one of this name), its name, its slot, whether it is in the changer.
@@ -77,7 +80,7 @@ def _by_pool(found: Collection[Newcomer], settings: DirectorConfig, wanted: Cont
 
 
 def _ranges(slots: list[int]) -> str:
-    """1-3,7 for [1, 2, 3, 7]: a console line has a limited length."""
+    """1-3,7 for [1, 2, 3, 7]."""
     parts: list[list[int]] = []
     for slot in slots:
         if parts and slot == parts[-1][-1] + 1:

@@ -24,6 +24,7 @@ from appliance.magazines import attached
 _LOCK = "director.lock"
 # A drive that stays blocked after `mount` is asked again after this many seconds, then twice as many, up to the most.
 _AGAIN, _MOST_AGAIN = 30.0, 900.0
+_SECONDS_A_LABEL = 10  # usually a tenth of one; slow disks spin up first
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Director:
             fresh = [item for item in fresh if item.content is not Content.EMPTY]
         fresh = self._with_pool(fresh)
         for lines in newcomers.commands(fresh, self._settings, drive or 0):
-            reply = self._console.send(*lines)
+            reply = self._console.send(*lines, extra=_SECONDS_A_LABEL * newcomers.MOST_LABELS)
             sent.append(lines[0])
             for item in fresh:
                 if f"Label command failed for Volume {item.volume}" in reply:

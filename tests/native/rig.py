@@ -190,7 +190,7 @@ class Rig:
         """Run the product's command."""
         argv = [sys.executable, "-m", "appliance", "--config", str(self.root / "magbay.yaml"), *words]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=180, env=environment)
 
     def log(self) -> str:
         """The Director's message log."""

@@ -308,7 +308,7 @@ class Recorded:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def send(self, *lines: str) -> str:
+    def send(self, *lines: str, extra: int = 0) -> str:
         self.lines += lines
         return ".storage\nchg\n" + VOLUMES + STATUS
 
@@ -339,10 +339,10 @@ def test_the_record_is_written_before_the_command(config: Config, tmp_path: Path
     file.write_text(file.read_text() + "director: {kind: bacula, storage: chg, label: no}\n")
 
     class Broken(Recorded):
-        def send(self, *lines: str) -> str:
+        def send(self, *lines: str, extra: int = 0) -> str:
             if any("enabled=no" in line for line in lines):
                 raise MagbayError("the line was cut")
-            return super().send(*lines)
+            return super().send(*lines, extra=extra)
 
     with pytest.raises(MagbayError, match="the line was cut"):
         Director(load(file), Broken()).sync([slot(1, "a-1", "m1", False)])
