@@ -1,12 +1,10 @@
 """The published view once more as plain text, `run_dir/changer.txt`, for the quick half of the Changer Command.
 
-The head is lines of fields with tabs between them, up to an empty line:
+The head is a line of fields with tabs between them, and a line for each thing that it rests on, up to an empty line:
 
-    magbay-changer 1
-    config PATH, drive_dir PATH, drives NUMBER, listed NUMBER, folders 0|1, slots NUMBER
-    lengths BYTES BYTES BYTES                          of the three texts that follow the head
-    stamp DEVICE INODE MODIFIED CHANGED SIZE PATH      what stat(2) says (times in whole seconds), or
-    stamp - PATH                                       where nothing is
+    magbay-changer 1, CONFIG, DRIVE_DIR, DRIVES, LISTED, FOLDERS (0 or 1), SLOTS, and the bytes of the three texts below
+    DEVICE INODE MODIFIED CHANGED SIZE, PATH           what stat(2) says (times in whole seconds; blanks between), or
+    -, PATH                                            where nothing is
 
 The texts are the answer to `list`, the `S:` lines of `listall` when all drives are empty, and, behind an empty line, a
 line `PATH SLOT NAME` for each volume that can be loaded.
@@ -37,10 +35,9 @@ def publish(view: View) -> None:
     if head is None:
         return
     path = os.path.join(view.run_dir, PLAIN)
-    texts = [view.list_text(), view.shelf_text({}), _paths(view)]
     try:
-        parts = [text.encode() for text in texts]
-        start = f"{head}lengths\t{'	'.join(str(len(part)) for part in parts)}\n\n".encode()
+        parts = [text.encode() for text in (view.list_text(), view.shelf_text({}), _paths(view))]
+        start = f"{head[0]}\t{chr(9).join(str(len(part)) for part in parts)}\n{head[1]}\n".encode()
     except UnicodeEncodeError:
         return  # a path that is no text: the other half answers
     try:
@@ -56,35 +53,26 @@ def publish(view: View) -> None:
     write_atomic(Path(path), start + b"".join(parts), mode=0o644, durable=False)
 
 
-def _head(view: View) -> str | None:
-    """All of the head but the lengths; None when it cannot be written."""
+def _head(view: View) -> tuple[str, str] | None:
+    """The first line but the lengths, and the lines of the stamps; None when nothing can be written."""
     stamps = [_stamp(path, then) for path, then in view.stamps]
     values = [view.config, view.drive_dir, *(path for path, _then in view.stamps), *(e.path for e in view.entries)]
-    if view.unreadable or not view.stamps or None in stamps or any("\t" in v or "\n" in v for v in values):
+    if view.unreadable or not stamps or "" in stamps or any("\t" in value or "\n" in value for value in values):
         return None
-    lines = [
-        "magbay-changer 1",
-        f"config\t{view.config}",
-        f"drive_dir\t{view.drive_dir}",
-        f"drives\t{view.drives}",
-        f"listed\t{view.listed}",
-        f"folders\t{int(view.folders)}",
-        f"slots\t{view.slots}",
-        *(line for line in stamps if line is not None),
-    ]
-    return "\n".join(lines) + "\n"
+    numbers = (view.drives, view.listed, int(view.folders), view.slots)
+    return "\t".join(["magbay-changer 1", view.config, view.drive_dir, *map(str, numbers)]), "".join(stamps)
 
 
-def _stamp(path: str, then: Stamp) -> str | None:
-    """The line of one stamp; None when it proves nothing to somebody who sees whole seconds."""
+def _stamp(path: str, then: Stamp) -> str:
+    """The line of one stamp; empty when it proves nothing to somebody who sees whole seconds."""
     if then is None:
-        return f"stamp\t-\t{path}"
+        return f"-\t{path}\n"
     if not isinstance(then, list):
-        return None
+        return ""
     device, inode, modified, changed, size = then
     if time.time() - max(modified, changed) / _NS < COARSE:
-        return None
-    return f"stamp\t{device}\t{inode}\t{modified // _NS}\t{changed // _NS}\t{size}\t{path}"
+        return ""
+    return f"{device} {inode} {modified // _NS} {changed // _NS} {size}\t{path}\n"
 
 
 def _paths(view: View) -> str:
