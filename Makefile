@@ -4,7 +4,7 @@ VENV := .venv
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test unit vm-test venv bench lint format simulate clean
+.PHONY: help demo test unit native vm-test venv bench lint format simulate clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -13,7 +13,7 @@ help:
 
 ## make venv      .venv with the product and all that tests need
 venv: $(VENV)/.stamp
-$(VENV)/.stamp: pyproject.toml | host-packages
+$(VENV)/.stamp: pyproject.toml bin/magbay-changer | host-packages
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
@@ -21,6 +21,10 @@ $(VENV)/.stamp: pyproject.toml | host-packages
 ## make unit      the unit suite (under a minute)
 unit: venv
 	$(VENV)/bin/python -m pytest tests/unit -n 2
+
+## make native    a real Bacula on loopback with our changer (a minute)
+native: venv
+	$(VENV)/bin/python -m pytest tests/native -n 2
 
 ## make vm-test   the scenarios in the virtual machine
 vm-test: venv image

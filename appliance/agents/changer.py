@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from appliance.agents.director import DirectorLink
 from appliance.agents.loop import Wakeup, serve
 from appliance.agents.names import CHANGER as BUS_NAME
 from appliance.agents.names import CHANGER_ROOT as ROOT
 from appliance.agents.names import MEDIA
 from appliance.changer.service import Changer, Slot
+from appliance.config.loader import load
+from appliance.config.schema import DirectorKind
+from appliance.director.sync import Director
 from appliance.errors import MagbayError
 from appliance.host.api import Host, Interface
 
@@ -18,8 +22,8 @@ from appliance.host.api import Host, Interface
 class ChangerAgent:
     """One instance is `magbay-changer.service`."""
 
-    def __init__(self, changer: Changer, host: Host) -> None:
-        self._host = host
+    def __init__(self, changer: Changer, host: Host, link: DirectorLink | None = None) -> None:
+        self._host, self._link = host, link
         self._changer = changer
         self._wakeup = Wakeup()
         self._here: dict[str, tuple[Slot, ...]] | None = None
@@ -29,9 +33,21 @@ class ChangerAgent:
         """Serve until cancelled."""
         bus = self._host.bus
         await bus.watch(MEDIA, "Changed", self._wakeup.set)
-        bus.export(ROOT, Interface(BUS_NAME, signals={"SlotsChanged": "s"}))
+        bus.export(ROOT, Interface(BUS_NAME, signals={"SlotsChanged": "s", "MagazineWanted": "sss"}))
         await bus.own(BUS_NAME)
-        await serve(self._host, self._wakeup, self._round)
+        talking = asyncio.create_task(self._link.run()) if self._link else None
+        if talking:
+            talking.add_done_callback(lambda _task: self._wakeup.set())
+        try:
+            await serve(self._host, self._wakeup, lambda: self._checked_round(talking))
+        finally:
+            if talking:
+                talking.cancel()
+
+    async def _checked_round(self, talking: asyncio.Task[None] | None) -> bool:
+        if talking and talking.done():
+            talking.result()  # a defect: it ends the agent, which systemd starts again
+        return await self._round()
 
     async def _round(self) -> bool:
         """Bring slots and drives up to date. In a thread: looking into a magazine may wait for autofs."""
@@ -43,6 +59,8 @@ class ChangerAgent:
             self._complain((str(error),))
             return True
         self._complain(report.warnings())
+        if self._link:
+            self._link.told(slots)
         now: dict[str, list[Slot]] = {}
         for slot in slots:
             if slot.attached and slot.volume:
@@ -87,11 +105,14 @@ def _ranges(numbers: list[int]) -> str:
 
 def run(config: Path) -> None:
     """The process of `magbay-changer.service`, with the configuration file *config*."""
-    changer = Changer.open(config)
+    changer, settings = Changer.open(config), load(config)
     from appliance.host.real.connect import connect
 
     async def main() -> None:
-        await ChangerAgent(changer, await connect()).run()
+        host = await connect()
+        told = settings.director.kind is not DirectorKind.NONE
+        link = DirectorLink(settings, host, Director(settings)) if told else None
+        await ChangerAgent(changer, host, link).run()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main())

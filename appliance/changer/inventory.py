@@ -36,38 +36,53 @@ def legal_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def scan(directory: Path, before: Mapping[str, Mark], known: Collection[str]) -> Listing:
+def scan(directory: Path, before: Mapping[str, Mark], known: Collection[str], *, unlabelled: bool = False) -> Listing:
     """The volumes in *directory*: regular files with a legal name that begin with a label block or are empty.
+
+    With *unlabelled* those with other contents too, as vchanger takes them. What vchanger 0.8 keeps for itself is
+    never one: `index`, `loadedN`, and `driveN` while `loadedN` says that it has another name.
 
     A file is opened only if it is not in *before* as it is now. One that cannot be opened or read is a volume if it is
     one of *known*. Raises `OSError` when the directory cannot be read.
     """
     marks: dict[str, Mark] = {}
     volumes = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if not legal_name(entry.name):
+    with os.scandir(directory) as found_entries:
+        entries = list(found_entries)
+    ours_not = _of_vchanger({entry.name for entry in entries})
+    for entry in entries:
+        if not legal_name(entry.name) or entry.name in ours_not:
+            continue
+        try:
+            found = entry.stat(follow_symlinks=False)
+            if not stat.S_ISREG(found.st_mode):
                 continue
-            try:
-                found = entry.stat(follow_symlinks=False)
-                if not stat.S_ISREG(found.st_mode):
-                    continue
-                now = (found.st_mtime_ns, found.st_size, found.st_ino)
-                old = before.get(entry.name)
-                is_volume = old[3] if old is not None and old[:3] == now else _looks_like_volume(entry, found.st_size)
-                marks[entry.name] = (*now, is_volume)
-            except FileNotFoundError:
-                continue  # removed since the directory was read
-            except OSError:
-                is_volume = entry.name in known  # one bad file must not take the other volumes away
-            if is_volume:
-                volumes.append(entry.name)
+            now = (found.st_mtime_ns, found.st_size, found.st_ino)
+            old = before.get(entry.name)
+            is_volume = old[3] if old is not None and old[:3] == now else _looks_like_volume(entry, found.st_size)
+            is_volume = is_volume or (unlabelled and not _is_helper(entry.name))
+            marks[entry.name] = (*now, is_volume)
+        except FileNotFoundError:
+            continue  # removed since the directory was read
+        except OSError:
+            is_volume = entry.name in known  # one bad file must not take the other volumes away
+        if is_volume:
+            volumes.append(entry.name)
     return Listing(tuple(sorted(volumes)), marks)
+
+
+def _of_vchanger(names: set[str]) -> set[str]:
+    loaded = {name for name in names if name.startswith("loaded") and name[6:].isdigit()} if "index" in names else set()
+    return loaded | {f"drive{name[6:]}" for name in loaded} | ({"index"} & names)
+
+
+def _is_helper(name: str) -> bool:
+    return name in _HELPER_NAMES or name.endswith(_HELPERS)
 
 
 def _looks_like_volume(entry: os.DirEntry[str], size: int) -> bool:
     if size == 0:
-        return entry.name not in _HELPER_NAMES and not entry.name.endswith(_HELPERS)
+        return not _is_helper(entry.name)
     # O_NONBLOCK: a fifo may have taken the file's place since it was looked at.
     fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:

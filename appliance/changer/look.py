@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from appliance.changer.inventory import Mark, scan
+from appliance.changer.olddisk import undo_loads
 from appliance.changer.slotmap import SlotMap
 from appliance.changer.view import Stamp, Stamps, stamp
-from appliance.config.schema import Config
+from appliance.config.schema import ChangerConfig, Config
 from appliance.host.files import write_atomic
 from appliance.magazines.attached import MEDIA_ANSWER, Magazine
+from appliance.magazines.elsewhere import device_link
 from appliance.magazines.states import State
 
 SEEN = "changer-seen.json"
@@ -60,7 +62,7 @@ class Look:
 def home(config: Config, magazine: Magazine) -> Path:
     """The directory of the volumes of *magazine* whenever it is attached."""
     named = {f"directory:{item.name}": item.directory for item in config.magazines}
-    return named.get(magazine.identity) or config.mount_dir / magazine.identity
+    return magazine.path or named.get(magazine.identity) or config.mount_dir / magazine.identity
 
 
 def look(
@@ -78,7 +80,7 @@ def look(
         if magazine.path is None:
             # A directory comes without notice; a disk comes with a new answer of the media agent.
             if directory:
-                stamps.append((path, None))
+                stamps += _stamps_of_absence(config, magazine, path)
             continue
         old = before.get(magazine.identity, Seen(path, False, (), {}))
         resting = magazine.identity in idle
@@ -87,7 +89,7 @@ def look(
         else:
             known = {volume for identity, volume in slot_map.slots if identity == magazine.identity}
             try:
-                seen[magazine.identity] = _scan(path, old, known)
+                seen[magazine.identity] = _scan(config.changer, path, old, known)
             except OSError as error:
                 sentence = f"magazine {magazine.name} ({path}) cannot be read: {error.strerror}"
                 unreadable[magazine.identity] = sentence
@@ -106,9 +108,22 @@ def _idle(config: Config) -> frozenset[str]:
         return frozenset()
 
 
-def _scan(path: str, old: Seen, known: set[str]) -> Seen:
+def _stamps_of_absence(config: Config, magazine: Magazine, path: str) -> Stamps:
+    """What changes when a magazine of the configuration comes."""
+    uuid = next(item.filesystem_uuid for item in config.magazines if f"directory:{item.name}" == magazine.identity)
+    if not uuid:
+        return [(path, None)]
+    link = str(device_link(uuid))
+    # Plugged in and not mounted: it may be mounted anywhere at any moment, of which no file tells.
+    device = stamp(link)
+    return [(path, stamp(path, settled=True)), (link, False if device else None)]
+
+
+def _scan(changer: ChangerConfig, path: str, old: Seen, known: set[str]) -> Seen:
+    if changer.vchanger_disks:
+        undo_loads(Path(path), changer.name)
     now = stamp(path, settled=True)  # before the scan: a change in between must show
-    listing = scan(Path(path), old.marks if old.path == path else {}, known)
+    listing = scan(Path(path), old.marks if old.path == path else {}, known, unlabelled=changer.unlabelled)
     return Seen(path, now, listing.volumes, listing.marks)
 
 

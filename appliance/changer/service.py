@@ -8,13 +8,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.changer import drives, slotmap
+from appliance.changer import drives, plain, slotmap
+from appliance.changer import transfer as moving
 from appliance.changer.lock import lock
 from appliance.changer.look import Look, home, look, reachable, recall, remember
 from appliance.changer.report import Report, Slot
 from appliance.changer.slotmap import Key, SlotMap
 from appliance.changer.view import PUBLISHED, Entry, Presence, Stamps, View, stamp
-from appliance.config.loader import load
+from appliance.config import vchanger
+from appliance.config.loader import is_vchanger, load
 from appliance.config.schema import Config
 from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
 from appliance.host.files import write_atomic
@@ -67,28 +69,65 @@ class Changer:
         with self._locked():
             return self._refresh(True)[0]
 
-    def load(self, slot: int, drive: int) -> None:
-        """Load the volume of *slot* into *drive*; what is done already succeeds. Raises as `View.load` does."""
+    def load(self, slot: int, drive: int, device: str = "") -> None:
+        """Load the volume of *slot* into *drive*; what is done already succeeds. Parameters, errors: `View.load`."""
         with self._locked():
-            self._refresh(True)[0].load(slot, drive)
+            self._refresh(True)[0].load(slot, drive, device)
 
     def unload(self, drive: int) -> bool:
         """Empty *drive*; whether something was loaded. Raises `UsageError` for a drive that is not there."""
-        config = self._config
         with self._locked():
-            return View("", str(config.run_dir), config.changer.drives, config.changer.slots, [], []).unload(drive)
+            return self._empty_view().unload(drive)
+
+    def transfer(self, source: int, target: int) -> str:
+        """Move the volume of slot *source* to slot *target*; gives a sentence about it. Raises as `transfer.plan`.
+
+        The lock of the changer is not held while bytes are copied, so that drives can be loaded meanwhile.
+        """
+        move = self._plan(source, target)
+        if not move.copies:
+            return self._commit(move, source, None)
+        try:
+            with moving.copied(move) as copy:
+                return self._commit(move, source, copy)
+        except OSError as error:
+            raise MagbayError(f"volume {move.volume} stays in slot {source}: {error.strerror}") from None
+
+    def _plan(self, source: int, target: int) -> moving.Move:
+        with self._locked():
+            view = self._refresh(True)[0]
+            slot_map = slotmap.read(self._config.state_dir / slotmap.SLOT_MAP)
+            return moving.plan(view, slot_map, self._known(), source, target)
+
+    def _commit(self, move: moving.Move, source: int, copy: Path | None) -> str:
+        path = self._config.state_dir / slotmap.SLOT_MAP
+        with self._locked():
+            view, slot_map = self._refresh(True)[0], slotmap.read(path)
+            if moving.plan(view, slot_map, self._known(), source, move.slot) != move:
+                raise MagbayError(f"slot {source} or {move.slot} changed meanwhile", hint="Try again.")
+            names = {magazine.identity: magazine.name for magazine in self._known()}
+            home, there = names[move.source[0]], names[move.target[0]]
+            # The new number is on disk before the file is there, so that no other can be given to it.
+            slot_map = slot_map.give(move.target, move.slot, there)
+            slotmap.write(path, slot_map)
+            moving.commit(move, copy)
+            if move.source != move.target:
+                slotmap.write(path, slot_map.without(move.source))
+            self._refresh(True)
+        where = f"from magazine {home} to {there}" if home != there else f"on magazine {home}"
+        return f"volume {move.volume} {where}: slot {source} is now slot {move.slot}"
 
     def release(self, magazine: str) -> tuple[int, ...]:
         """Empty every drive that holds a volume of *magazine*; gives these drives. Raises `NotFoundError`."""
-        run_dir = str(self._config.run_dir)
+        drive_dir = str(self._config.drive_dir)
         with self._locked():
             found = next((item for item in self._known() if item.name == magazine), None)
             if found is None:
                 hint = "'magbay magazine list' shows the known ones."
                 raise NotFoundError(f"no magazine is called {magazine}", hint=hint)
             inside = str(home(self._config, found)) + "/"
-            here = [n for n in range(self._config.changer.drives) if drives.target(run_dir, n).startswith(inside)]
-            return tuple(drive for drive in here if drives.clear(run_dir, drive))
+            here = [n for n in range(self._config.changer.drives) if drives.target(drive_dir, n).startswith(inside)]
+            return tuple(drive for drive in here if drives.clear(drive_dir, drive))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -121,7 +160,7 @@ class Changer:
         view = self._view(seen, slot_map)
         # The drives of a magazine that cannot be read stay: it may be on its way out, or come back.
         keep = {entry.path for entry in view.entries if entry.path}
-        emptied = drives.sweep(view.run_dir, view.drives, keep)
+        emptied = drives.sweep(view.drive_dir, view.drives, keep)
         view.stamps = [*stamps, *seen.stamps, (str(map_path), stamp(str(map_path)))]
         self._publish(view, seen, complete=not (view.unreadable or unsaved))
         return view, self._report(seen, view, slot_map, emptied, left, unsaved)
@@ -148,7 +187,9 @@ class Changer:
             for volume in seen.volumes(magazine)
             if volume not in double
         ]
-        new, left = old.place(volumes, names, self._config.changer.slots)
+        changer = self._config.changer
+        ranges = {f"directory:{item.name}": item.slot_range for item in self._config.magazines}
+        new, left = old.place(volumes, names, changer.slots, ranges, changer.numbered)
         if new == old:
             return old, left, ""
         try:
@@ -181,17 +222,27 @@ class Changer:
                 path = f"{magazine.path}/{volume}" if magazine is not None and here else ""
                 name = magazine.name if magazine is not None else slot_map.names[identity]
                 entries.append(Entry(slot, volume, name, path, where))
-        unreadable = list(seen.unreadable.values())
-        return View(self._source, str(config.run_dir), config.changer.drives, config.changer.slots, entries, unreadable)
+        view = self._empty_view()
+        view.entries, view.unreadable = entries, list(seen.unreadable.values())
+        return view
+
+    def _empty_view(self) -> View:
+        config, changer = self._config, self._config.changer
+        view = View(self._source, str(config.run_dir), changer.drives, changer.slots, [], [])
+        view.drive_dir, view.folders = str(config.drive_dir), changer.drive_folders
+        view.listed = min(changer.drives, changer.drives_listed or changer.drives)
+        return view
 
     def _publish(self, view: View, seen: Look, complete: bool) -> None:
         # A caller that may not publish only costs the next one the time to look for itself.
         with contextlib.suppress(PermissionError):
+            drives.make_directory(view.drive_dir)
             remember(self._config.run_dir, seen.seen)
             if self._stamps is not None and complete:
                 view.stamps = [*self._stamps, *view.stamps]
                 data = json.dumps(view.document(), separators=(",", ":")).encode()
                 write_atomic(self._config.run_dir / PUBLISHED, data, mode=0o644, durable=False)
+                plain.publish(view)
 
     def _report(
         self, seen: Look, view: View, slot_map: SlotMap, emptied: tuple[int, ...], left: tuple[Key, ...], unsaved: str
@@ -221,7 +272,10 @@ def _check_readable(directory: Path) -> None:
 
 
 def _config_stamps(path: Path) -> Stamps:
-    """Of the configuration file *path* and of its fragments, as `appliance.config.loader.load` finds them."""
+    """Of the configuration file *path* and of the files that belong to it, as `appliance.config.loader` finds them."""
+    if is_vchanger(path):
+        others = vchanger.read(path).files()
+        return [(str(file), stamp(str(file), settled=True)) for file in (path, *others)]
     fragments = path.parent / f"{path.stem}.d"
     files = [path, fragments, *(sorted(fragments.glob("*.yaml")) if fragments.is_dir() else ())]
     return [(str(file), stamp(str(file), settled=True)) for file in files]

@@ -6,12 +6,13 @@ for that command, so this module imports nothing that is slow to import.
 """
 
 # pathlib is among what is slow to import.
-# ruff: noqa: PTH116, PTH118, PTH120
+# ruff: noqa: PTH109, PTH114, PTH116, PTH118, PTH120
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Collection
 from enum import Enum
 
 from appliance.changer import drives
@@ -20,12 +21,12 @@ from appliance.errors import AwayError, MagbayError, NotFoundError, UsageError
 PUBLISHED = "changer.json"
 LOCK = "changer.lock"
 DEFAULT_RUN_DIR = "/run/magbay"
-_FORMAT = 1
+_FORMAT = 2
 # `listall` shows at least this many slots, so that an empty changer does not look like a broken one.
 _LEAST_SHOWN = 10
 # Time stamps of some file systems are as coarse as 2 s (FAT). A directory that changed less than this many seconds
 # before it was read may change again without a new stamp: what was read of it cannot be proved current later.
-_COARSE = 2.5
+COARSE = 2.5
 # More than a configuration file may have.
 _MOST_BYTES = 1_000_000
 
@@ -55,21 +56,36 @@ class Entry:
 
 
 class View:
-    """The slots at one moment, *entries* in order of slots. *unreadable*: magazines that could not be looked at."""
+    """The slots at one moment, *entries* in order of slots. *unreadable*: magazines that could not be looked at.
 
-    __slots__ = ("config", "drives", "entries", "run_dir", "slots", "stamps", "unreadable")
+    *drive_dir* and *folders*: where the drives are, see `drives`; *listed*: how many of them listall names anyway.
+    """
+
+    __slots__ = (
+        "config",
+        "drive_dir",
+        "drives",
+        "entries",
+        "folders",
+        "listed",
+        "run_dir",
+        "slots",
+        "stamps",
+        "unreadable",
+    )
 
     def __init__(
         self, config: str, run_dir: str, drives: int, slots: int, entries: list[Entry], unreadable: list[str]
     ) -> None:
         self.config, self.run_dir, self.drives, self.slots = config, run_dir, drives, slots
         self.entries, self.unreadable = entries, unreadable
+        self.drive_dir, self.folders, self.listed = f"{run_dir}/drives", False, drives
         self.stamps: Stamps = []
 
     def loaded(self, drive: int) -> int:
         """The slot whose volume is in *drive*, 0 when it is empty. Raises `UsageError` for a drive that is not."""
         self._check_drive(drive)
-        path = drives.target(self.run_dir, drive)
+        path = drives.target(self.drive_dir, drive)
         return next((entry.slot for entry in self.entries if entry.path == path), 0) if path else 0
 
     def holders(self) -> dict[int, int]:
@@ -92,21 +108,26 @@ class View:
         slot_of = {drive: slot for slot, drive in drive_of.items() if slot in names}
         lines = [
             f"D:{drive}:F:{slot_of[drive]}:{names[slot_of[drive]]}\n" if drive in slot_of else f"D:{drive}:E\n"
-            for drive in range(self.drives)
+            for drive in range(max([self.listed, *(drive + 1 for drive in slot_of)]))
         ]
-        last = min(self.slots, max([_LEAST_SHOWN, *(entry.slot for entry in self.entries)]))
-        for slot in range(1, last + 1):
-            full = slot in names and slot not in drive_of
-            lines.append(f"S:{slot}:F:{names[slot]}\n" if full else f"S:{slot}:E\n")
-        return "".join(lines)
+        return "".join(lines) + self.shelf_text(drive_of)
 
-    def load(self, slot: int, drive: int) -> None:
+    def shelf_text(self, loaded: Collection[int]) -> str:
+        """The `S:` lines of `listall` when the slots *loaded* are in drives."""
+        names = {entry.slot: entry.volume for entry in self.entries if entry.presence is Presence.HERE}
+        last = min(self.slots, max([_LEAST_SHOWN, *(entry.slot for entry in self.entries)]))
+        full = {slot: f"F:{name}" for slot, name in names.items() if slot not in loaded}
+        return "".join(f"S:{slot}:{full.get(slot, 'E')}\n" for slot in range(1, last + 1))
+
+    def load(self, slot: int, drive: int, device: str = "") -> None:
         """Make *drive* point at the volume of *slot*, which can be read when this returns. Call it under the lock.
+
+        *device*: the path that the daemon opens, if it told; with the form of vchanger 0.8 the drive gets that form.
 
         Raises `UsageError` (no such slot or drive), `AwayError` or `NotFoundError` (empty slot), `MagbayError`.
         """
         self._check_drive(drive)
-        entry = self._loadable(slot)
+        entry = self.loadable(slot)
         holder = self.holders().get(slot, drive)
         if holder != drive:
             hint = f"Unload drive {holder} first."
@@ -115,30 +136,38 @@ class View:
         if now not in (0, slot):
             raise MagbayError(f"drive {drive} holds the volume of slot {now}", hint=f"Unload drive {drive} first.")
         _probe(entry)
-        if now != slot:
-            drives.point(self.run_dir, drive, entry.path)
+        folder = self._in_folder(drive, device)
+        if now != slot or not os.path.islink(drives.place(self.drive_dir, drive, folder=folder)):
+            drives.point(self.drive_dir, drive, entry.path, folder=folder)
 
     def unload(self, drive: int) -> bool:
         """Empty *drive*; whether something was loaded. Raises `UsageError`, `OSError`. Call it under the lock."""
         self._check_drive(drive)
-        return drives.clear(self.run_dir, drive)
+        return drives.clear(self.drive_dir, drive)
 
     def document(self) -> dict[str, object]:
         """For JSON; `parse` reads it."""
         rows = [[e.slot, e.volume, e.magazine, e.path, e.presence.value] for e in self.entries]
-        head = {name: getattr(self, name) for name in ("config", "run_dir", "drives", "slots", "stamps")}
+        names = ("config", "run_dir", "drive_dir", "folders", "listed", "drives", "slots", "stamps")
+        head = {name: getattr(self, name) for name in names}
         return {"format": _FORMAT, **head, "entries": rows}
 
     def _check_drive(self, drive: int) -> None:
         if not 0 <= drive < self.drives:
             raise UsageError(f"there is no drive {drive}; this changer has drives 0 to {self.drives - 1}")
 
+    def _in_folder(self, drive: int, device: str) -> bool:
+        if device.endswith(f"/drive{drive}"):
+            return True
+        return self.folders and device != drives.place(self.drive_dir, drive)
+
     def _check_complete(self) -> None:
         # A partial list makes the Director clear the slots that are left out.
         if self.unreadable:
             raise MagbayError("cannot list the slots: " + "; ".join(self.unreadable))
 
-    def _loadable(self, slot: int) -> Entry:
+    def loadable(self, slot: int) -> Entry:
+        """The entry of *slot*, whose volume is here. Raises as `load` does."""
         if not 1 <= slot <= self.slots:
             raise UsageError(f"there is no slot {slot}; this changer has slots 1 to {self.slots}")
         entry = next((entry for entry in self.entries if entry.slot == slot), None)
@@ -181,7 +210,7 @@ def stamp(path: str, *, settled: bool = False) -> Stamp:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if settled and time.time() - found.st_mtime < _COARSE:
+    if settled and time.time() - found.st_mtime < COARSE:
         return False
     return [found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size]
 
@@ -204,6 +233,8 @@ def parse(document: dict[str, object]) -> View:
     entries = [Entry(int(str(s)), str(v), str(m), str(p), Presence(e)) for s, v, m, p, e in rows]
     count, most = (int(str(document[name])) for name in ("drives", "slots"))
     view = View(str(document["config"]), str(document["run_dir"]), count, most, entries, [])
+    view.drive_dir, view.folders = str(document["drive_dir"]), document["folders"] is True
+    view.listed = int(str(document["listed"]))
     view.stamps = [(str(path), then) for path, then in document["stamps"]]  # type: ignore[attr-defined]
     return view
 
@@ -223,6 +254,13 @@ def _run_dir(config: str) -> str:
     with open(config, "rb") as file:
         for line in file.read(_MOST_BYTES).splitlines():
             if line.startswith(b"run_dir:"):
-                text = os.fsdecode(line[8:].split(b" #")[0].strip().strip(b"'\""))
-                return os.path.join(os.path.dirname(config), text)
+                return os.path.join(os.path.dirname(config), _unquoted(line[8:]))
+            # The work directory of vchanger, in either spelling, from the working directory.
+            key, equals, value = line.partition(b"=")
+            if equals and key.strip().lower().replace(b" ", b"").replace(b"_", b"") in (b"workdir", b"statedir"):
+                return os.path.join(os.getcwd(), _unquoted(value))
     return DEFAULT_RUN_DIR
+
+
+def _unquoted(text: bytes) -> str:
+    return os.fsdecode(text.split(b" #")[0].strip().strip(b"'\""))

@@ -34,6 +34,7 @@ COMMANDS = {
     "volume": "volume",
     "config": "config",
     "agent": "agent",
+    "director": "director",
 }
 
 

@@ -11,6 +11,7 @@ from appliance.cli.magazine import describe
 from appliance.cli.output import Output, human_bytes
 from appliance.config.loader import load
 from appliance.config.schema import Config
+from appliance.director.wanted import published as published_wants
 from appliance.errors import ExitStatus, UsageError
 from appliance.magazines.attached import published
 from appliance.storage.catalog import Catalog
@@ -67,6 +68,7 @@ def collect(config: Config) -> dict[str, Any]:
         "magazines": magazines,
         "drives": drives,
         "jobs": _last_jobs(config),
+        "director": published_wants(config.run_dir),
     }
 
 
@@ -92,6 +94,7 @@ def _last_jobs(config: Config) -> list[dict[str, Any]]:
 
 def show(facts: dict[str, Any], out: Output) -> None:
     """Print *facts* for a person."""
+    _show_director(facts["director"], out)
     out.line("Magazines")
     for magazine in facts["magazines"]:
         count = f"{magazine['volumes_here']} volumes" if magazine["volumes_here"] else ""
@@ -119,3 +122,12 @@ def show(facts: dict[str, Any], out: Output) -> None:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["started"]))
         counts = f"{job['files']:>8} files {human_bytes(job['bytes']):>10}"
         out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {started}")
+
+
+def _show_director(answer: dict[str, Any] | None, out: Output) -> None:
+    """What a person has to do for the Director comes first."""
+    for item in answer["wanted"] if answer else []:
+        sentence = item["sentence"]
+        out.line(f"{sentence[0].upper()}{sentence[1:]}")
+    if answer and answer["error"]:
+        out.line(f"The Director is not told of changes: {answer['error']}")

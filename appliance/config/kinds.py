@@ -104,6 +104,20 @@ class Integer:
 
 
 @dataclass(frozen=True)
+class YesNo:
+    """`yes` or `no` (also true, false)."""
+
+    def read(self, node: yaml.Node, where: Where) -> bool:
+        text = scalar(node, where, "yes or no").lower()
+        if text not in ("yes", "no", "true", "false"):
+            raise where.error(node, f"wants yes or no, got {text!r}")
+        return text in ("yes", "true")
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
 class Size:
     """Bytes: `10GB` (powers of 1000), `10GiB` (powers of 1024) or a bare number; at least *least* bytes."""
 

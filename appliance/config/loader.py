@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from appliance.config import vchanger
 from appliance.config.kinds import Record, Where, pairs
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import ConfigError
@@ -21,8 +22,10 @@ def load(path: Path = DEFAULT_PATH) -> Config:
     """The configuration in *path* and in the `*.yaml` files of the folder `<stem>.d` beside it.
 
     A fragment may add keys, list items and mapping entries; it may not set again what is set.
-    Raises `ConfigError`.
+    A configuration of vchanger is read, too. Raises `ConfigError`.
     """
+    if is_vchanger(path):
+        return vchanger.read(path).config()
     root = compose(path)
     fragments = path.parent / f"{path.stem}.d"
     if fragments.is_dir():
@@ -30,6 +33,15 @@ def load(path: Path = DEFAULT_PATH) -> Config:
             _merge(root, compose(fragment), Where(fragment))
     config: Config = Record(Config).read(root, Where(path))
     return config
+
+
+def is_vchanger(path: Path) -> bool:
+    """Whether *path* is a configuration of vchanger; a file that cannot be read is none."""
+    try:
+        with path.open("rb") as file:
+            return vchanger.looks_so(file.read(_MOST_BYTES))
+    except OSError:
+        return False
 
 
 def load_enrolment(path: Path) -> Enrolment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,7 @@ from appliance.config.kinds import (
     Record,
     Size,
     Text,
+    YesNo,
     setting,
 )
 
@@ -25,6 +27,9 @@ from appliance.config.kinds import (
 MOST_SLOTS = 32767
 # The largest size that fits one label block and some data; smaller volumes would hold nothing.
 LEAST_VOLUME_BYTES = 65536
+
+# FIRST-LAST, both included.
+_RANGE = re.compile(r"\d{1,5}-\d{1,5}")
 
 
 class Signature(Enum):
@@ -60,6 +65,33 @@ class ChangerConfig:
         default=1000,
         example="1000",
     )
+    drive_dir: Path | None = setting(
+        PathKind(), "Directory of the virtual drives; run_dir/drives if not set.", default=None, example="/run/drives"
+    )
+    drive_folders: bool = setting(
+        YesNo(),
+        "Whether drive N is drive_dir/N/driveN, as with vchanger 0.8; the Changer Command is told anyway.",
+        default=False,
+        example="no",
+    )
+    drives_listed: int = setting(
+        Integer(0, 99), "Drives that listall names though they are empty (0: all).", default=0, example="0"
+    )
+    numbered: bool = setting(
+        YesNo(),
+        "Whether the number that ends a volume's name is its place in its magazine's slots.",
+        default=False,
+        example="no",
+    )
+    unlabelled: bool = setting(
+        YesNo(),
+        "Whether files that do not begin with a label are offered too, as vchanger does.",
+        default=False,
+        example="no",
+    )
+    vchanger_disks: bool = setting(
+        YesNo(), "Whether loads that vchanger 0.8 left on its disks are undone.", default=False, example="no"
+    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,29 @@ class MagazineConfig:
 
     name: str = setting(NAME, "Name of the magazine, as a person calls it.", example="m1")
     directory: Path = setting(PathKind(), "Directory that holds the volumes.", example="m1")
+    filesystem_uuid: str = setting(
+        UUID,
+        "UUID of a file system that others mount, best on that directory; while it is not mounted, it is away.",
+        default="",
+        example="0b9a0000-1111-2222-3333-444455556666",
+    )
+    create: bool = setting(YesNo(), "Whether the directory is made at its first use.", default=True, example="yes")
+    slots: str = setting(
+        Text("a range of slots such as 1-10", _RANGE),
+        "Slots for the volumes of this magazine.",
+        default="",
+        example="1-10",
+    )
+
+    def __post_init__(self) -> None:
+        if self.slots and not (0 < self.slot_range.start < self.slot_range.stop <= MOST_SLOTS + 1):
+            raise ValueError(f"slots: {self.slots} is no range of slots from 1 to {MOST_SLOTS}")
+
+    @property
+    def slot_range(self) -> range:
+        """The slots that are kept for this magazine; empty when any will do."""
+        first, _, last = self.slots.partition("-")
+        return range(int(first), int(last) + 1) if self.slots else range(0)
 
 
 @dataclass(frozen=True)
@@ -110,6 +165,47 @@ class PrepareConfig:
         Text("a group name"), "Group that may read and write the volumes.", default="tape", example="tape"
     )
     volumes: int = setting(Integer(0, 9999), "Volumes that are created on a new magazine.", default=4, example="4")
+
+
+class DirectorKind(Enum):
+    """Which Director is told of changes."""
+
+    NONE = "none"
+    BACULA = "bacula"
+    BAREOS = "bareos"
+
+
+@dataclass(frozen=True)
+class DirectorConfig:
+    """The Director whose catalog is kept true. Its passwords stand in its own console configuration, never here."""
+
+    kind: DirectorKind = setting(
+        Choice(DirectorKind), "Director to tell: none, bacula or bareos.", default=DirectorKind.NONE, example="bacula"
+    )
+    console_config: Path = setting(
+        PathKind(),
+        "Configuration of the console: names the Director and holds the password (readable by the agent only).",
+        default=Path("/etc/magbay/bconsole.conf"),
+        example="/etc/magbay/bconsole.conf",
+    )
+    console_program: str = setting(Text("a program"), "The console's program.", default="bconsole", example="bconsole")
+    timeout: int = setting(Integer(1, 3600), "Seconds to wait for the Director.", default=30, example="30")
+    storage: str = setting(
+        NAME, "Name of the Director's Storage resource and of our Autochanger.", default="magbay", example="magbay"
+    )
+    media_type: str = setting(
+        NAME,
+        "Media Type of our volumes; volumes of another one are then never touched, whatever their names.",
+        default="",
+        example="magbay",
+    )
+    pool: str = setting(NAME, "Pool that new volumes are labelled into.", default="Default", example="Default")
+    pools: Mapping[str, str] = setting(
+        MapOf(NAME), "Pool of the new volumes of single magazines.", default={}, example="{m1: Monthly}"
+    )
+    label: bool = setting(
+        YesNo(), "Whether new volumes are labelled through the Director.", default=True, example="yes"
+    )
 
 
 @dataclass(frozen=True)
@@ -155,14 +251,25 @@ class Config:
     pools: Mapping[str, PoolConfig] = setting(
         MapOf(Record(PoolConfig)), "Pools of volumes, by name.", default={"Default": PoolConfig()}
     )
+    director: DirectorConfig = setting(
+        Record(DirectorConfig), "The Bacula or Bareos Director.", default=DirectorConfig()
+    )
     jobs: Mapping[str, JobConfig] = setting(MapOf(Record(JobConfig)), "Backup jobs, by name.", default={})
 
     def __post_init__(self) -> None:
         _unique("magazines", [magazine.name for magazine in self.magazines])
         _unique("directories of magazines", [str(magazine.directory) for magazine in self.magazines])
+        slots = [slot for magazine in self.magazines for slot in magazine.slot_range]
+        if len(slots) != len(set(slots)):
+            raise ValueError("two magazines have the same slots")
         for name, job in self.jobs.items():
             if job.pool not in self.pools:
                 raise ValueError(f"job {name} names the pool {job.pool}, which is not under pools")
+
+    @property
+    def drive_dir(self) -> Path:
+        """Where the virtual drives are."""
+        return self.changer.drive_dir or self.run_dir / "drives"
 
     @property
     def enrolment_dir(self) -> Path:

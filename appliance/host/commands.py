@@ -14,18 +14,26 @@ def run(argv: Sequence[str], what: str, *, timeout: float = 600, hint: str = "")
 
     Raises `MagbayError` with the tool's own last words when it is missing, fails or exceeds *timeout* seconds.
     """
+    status, output, complaint = attempt(argv, what, timeout=timeout, hint=hint)
+    if status != 0:
+        words = (complaint.strip() or output.strip() or f"exit status {status}").splitlines()[-1]
+        raise MagbayError(f"{what}: {argv[0]}: {words}", hint=hint)
+    return output
+
+
+def attempt(
+    argv: Sequence[str], what: str, *, timeout: float = 600, hint: str = "", text: str = ""
+) -> tuple[int, str, str]:
+    """Run *argv* with *text* on its standard input; gives exit status, standard output and standard error.
+
+    Raises `MagbayError` when it is missing or exceeds *timeout* seconds.
+    """
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     if os.environ.get("SOURCE_DATE_EPOCH"):
         environment["SOURCE_DATE_EPOCH"] = os.environ["SOURCE_DATE_EPOCH"]
     try:
         done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            env=environment,
-            stdin=subprocess.DEVNULL,
+            argv, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, env=environment, input=text
         )
     except FileNotFoundError:
         raise MagbayError(
@@ -33,7 +41,4 @@ def run(argv: Sequence[str], what: str, *, timeout: float = 600, hint: str = "")
         ) from None
     except subprocess.TimeoutExpired:
         raise MagbayError(f"{what}: {argv[0]} did not end within {timeout:.0f} s", hint=hint) from None
-    if done.returncode != 0:
-        words = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise MagbayError(f"{what}: {argv[0]}: {words}", hint=hint)
-    return done.stdout
+    return done.returncode, done.stdout, done.stderr

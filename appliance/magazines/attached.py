@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.loader import load_enrolment
-from appliance.config.schema import Config, Enrolment
+from appliance.config.schema import Config, Enrolment, MagazineConfig
 from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
+from appliance.magazines import elsewhere
 
 MEDIA_ANSWER = "media.json"
 _ANSWER_KEYS = frozenset(
@@ -58,7 +59,7 @@ def enrolments(config: Config) -> tuple[Enrolment, ...]:
 
 def known(config: Config) -> tuple[Magazine, ...]:
     """Every magazine of the configuration and the enrolments, attached or away, directories first."""
-    directories = [_directory(m.name, m.directory) for m in config.magazines]
+    directories = [_directory(magazine) for magazine in config.magazines]
     reachable = _reachable(config)
     disks = []
     for enrolment in enrolments(config):
@@ -91,6 +92,8 @@ def create_directories(config: Config) -> None:
     Raises `MagbayError` when something else stands there, `OSError`.
     """
     for magazine in config.magazines:
+        if not magazine.create:
+            continue
         marker = config.enrolment_dir / f"{magazine.name}.directory"
         if marker.exists():
             continue
@@ -105,9 +108,13 @@ def create_directories(config: Config) -> None:
         marker.touch()
 
 
-def _directory(name: str, directory: Path) -> Magazine:
-    here = directory.is_dir()
-    return Magazine(name, f"directory:{name}", directory if here else None, here and os.access(directory, os.W_OK))
+def _directory(magazine: MagazineConfig) -> Magazine:
+    if magazine.filesystem_uuid:
+        path = elsewhere.directory_of(magazine.filesystem_uuid, magazine.directory)
+    else:
+        path = magazine.directory if magazine.directory.is_dir() else None
+    identity = f"directory:{magazine.name}"
+    return Magazine(magazine.name, identity, path, path is not None and os.access(path, os.W_OK))
 
 
 def published(config: Config) -> list[dict[str, Any]] | None:

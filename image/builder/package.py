@@ -19,6 +19,7 @@ DEBIAN = IMAGE / "debian"
 # Where files of the checkout go: glob, target directory, mode. A glob without a match is fine.
 FILES = (
     ("image/debian/bin/*", "usr/bin", 0o755),
+    ("bin/*", "usr/bin", 0o755),
     ("udev/*.rules", "usr/lib/udev/rules.d", 0o644),
     ("udev/*.hwdb", "usr/lib/udev/hwdb.d", 0o644),
     ("systemd/*.service", "usr/lib/systemd/system", 0o644),
@@ -42,7 +43,7 @@ FILES = (
     ("image/debian/copyright", "usr/share/doc/magbay", 0o644),
 )
 # What the package is made of; a commit that touches nothing of it leaves the package as it was.
-INPUTS = ("appliance", "udev", "systemd", "autofs", "image/debian", "docs", "README.md")
+INPUTS = ("appliance", "bin", "udev", "systemd", "autofs", "image/debian", "docs", "README.md")
 
 
 def depends() -> list[str]:

@@ -164,7 +164,7 @@ def test_an_empty_slot_has_the_phrase_that_keeps_a_bareos_job_alive(box: Box) ->
         (("unload", "x", "x", "0"), "slot must be"),
         (("loaded", "0"), "needs slot"),
         (("load",), "needs slot"),
-        (("transfer", "1", "2", "0"), "no changer command"),
+        (("transfer", "1", "2", "0"), "Already Full"),
         (("bad\nword",), "no changer command"),
         ((b"\xff\xfe",), "no changer command"),
         (("load", b"\xff", b"\xfe", b"\xfd"), "slot must be"),

@@ -1,0 +1,84 @@
+"""Which commands bring the Director's catalog from what it says to what is so. No input or output here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from appliance.director.replies import Blocked, CatalogVolume, Waiting
+
+# States in which a volume of the catalog can be chosen for writing (Bacula: "find_next_volume").
+WRITABLE = frozenset({"Append", "Recycle", "Purged"})
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the changer offers: *here* volume to slot; *known* every volume that ever had a slot."""
+
+    here: Mapping[str, int]
+    known: Collection[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """*leave*: to be taken out of the changer; *disable*, *enable*: flags; *update*: `update slots` is needed;
+    *unknown*: volumes in slots that the catalog does not have."""
+
+    leave: tuple[str, ...]
+    disable: tuple[str, ...]
+    enable: tuple[str, ...]
+    update: bool
+    unknown: tuple[str, ...]
+
+    @property
+    def empty(self) -> bool:
+        """Whether the catalog agrees already (volumes that it does not know aside)."""
+        return not (self.leave or self.disable or self.enable or self.update)
+
+
+def plan(offer: Offer, catalog: Mapping[str, CatalogVolume], disabled: Collection[str], media_type: str) -> Plan:
+    """*disabled*: volumes that we disabled ourselves; what somebody else disabled stays as it is.
+
+    *media_type*: of the volumes that are ours; empty: any, and the names alone decide.
+    """
+    ours = {name: volume for name, volume in catalog.items() if media_type in ("", volume.media_type)}
+    away = [volume for name, volume in ours.items() if name in offer.known and name not in offer.here]
+    here = [volume for name, volume in ours.items() if name in offer.here]
+    return Plan(
+        leave=tuple(sorted(v.name for v in away if v.in_changer or v.slot)),
+        disable=tuple(sorted(v.name for v in away if v.enabled)),
+        enable=tuple(sorted(v.name for v in here if not v.enabled and v.name in disabled)),
+        update=any(not v.in_changer or v.slot != offer.here[v.name] for v in here),
+        unknown=tuple(sorted(name for name in offer.here if name not in catalog)),
+    )
+
+
+def commands(found: Plan, storage: str) -> tuple[str, ...]:
+    """The console commands of *found*. The departures go first: what is away must not be chosen meanwhile."""
+    lines = []
+    for name in sorted({*found.leave, *found.disable}):
+        leave = " inchanger=no slot=0" if name in found.leave else ""
+        disable = " enabled=no" if name in found.disable else ""
+        lines.append(f"update volume={name}{leave}{disable}")
+    if found.update:
+        # With drive: Bacula would ask for it. One run of the command for any number of magazines.
+        lines.append(f"update slots storage={storage} drive=0")
+    lines.extend(f"update volume={name} enabled=yes" for name in found.enable)
+    return tuple(lines)
+
+
+def mount_slot(blocked: Blocked, offer: Offer, catalog: Mapping[str, CatalogVolume]) -> int:
+    """A slot that *blocked* can go on with, 0 when there is none in the bays."""
+    if blocked.waiting is Waiting.VOLUME:
+        return offer.here.get(blocked.volume, 0)
+    fitting = [
+        offer.here[volume.name]
+        for volume in catalog.values()
+        if volume.name in offer.here and usable(volume, blocked.pool) and volume.enabled
+    ]
+    return min(fitting, default=0)
+
+
+def usable(volume: CatalogVolume, pool: str) -> bool:
+    """Whether *volume* can be written for *pool* (empty: any), or can become so from the Scratch pool."""
+    return volume.status in WRITABLE and (not pool or volume.pool in (pool, "Scratch"))
