@@ -1,4 +1,4 @@
-"""`make test`: the unit suite, the native suite (a real Bacula), the VM scenarios, then one plain closing line of counts."""
+"""`make test`: the unit suite, the native suite (a real Bacula), the VM scenarios, then one plain line of counts."""
 
 from __future__ import annotations
 

@@ -112,6 +112,15 @@ def test_a_drive_that_a_person_unmounted_is_left_alone() -> None:
     assert [blocked.device for blocked in storage_status(text).blocked] == ["chg-1"]
 
 
+def test_a_drive_that_works_is_a_device_too() -> None:
+    working = 'Device File is "chg-0" (/run/magbay/drives/0) waiting for:\n    Volume:      m1-0007\n==\n'
+    mounted = 'Device File: "chg-1" (/run/magbay/drives/1) is mounted with:\n    Volume:      m1-0008\n==\n'
+    status = storage_status("Device status:\n" + working + mounted)
+    assert status.devices == ("chg-0", "chg-1")
+    assert status.paths == ("/run/magbay/drives/0", "/run/magbay/drives/1")
+    assert status.blocked == ()
+
+
 def test_no_answer_of_the_storage_daemon_is_no_status() -> None:
     with pytest.raises(MagbayError, match="does not reach the storage daemon"):
         storage_status("Connecting to Storage daemon chg at 127.0.0.1:9103\n")
