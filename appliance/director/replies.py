@@ -18,7 +18,7 @@ _JOB_DEVICE = re.compile(r'\bdevice="([^"]+)"')
 _DEVICE = re.compile(r'^Device [^:"]*(?::| is) "([^"]+)"(?: \(([^)]*)\))?')
 _DRIVE = re.compile(r"\bdrive (\d+)\b", re.IGNORECASE)
 _BLOCKED_VOLUME = re.compile(r'BLOCKED waiting for mount of volume "([^"]*)"')
-_POOL = re.compile(r"^\s+Pool:\s+(\S+)")
+_POOL = re.compile(r"^\s+Pool:\s+(.+?)\s*$")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.changer.report import Slot
 from appliance.changer.view import Presence
+from appliance.cli.main import main
 from appliance.config.loader import load
 from appliance.config.schema import Config, DirectorConfig, DirectorKind
 from appliance.director import newcomers, record
@@ -356,3 +357,17 @@ def test_the_record_is_written_before_the_command(config: Config, tmp_path: Path
     with pytest.raises(MagbayError, match="the line was cut"):
         Director(load(file), Broken()).sync([slot(1, "a-1", "m1", False)])
     assert json.loads((tmp_path / "state" / record.DISABLED).read_text())["disabled"] == ["a-1"]
+
+
+def test_config_command(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, folder = str(tmp_path / "magbay.yaml"), tmp_path / "out"
+    assert main(["--config", file, "director", "config", "--kind", "bareos", "--client", "box-fd"]) == 0
+    shown = capsys.readouterr().out
+    assert "Client = box-fd" in shown and "Password = @/etc/bareos/magbay-sd-password" in shown
+    assert main(["--config", file, "director", "config", "--to", str(folder)]) == 1
+    assert "is not a directory" in capsys.readouterr().err
+    folder.mkdir()
+    assert main(["--config", file, "--json", "director", "config", "--to", str(folder)]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)) == sorted(path.name for path in folder.iterdir())
+    assert main(["--config", file, "director", "sync"]) == 78
+    assert "no Director is configured" in capsys.readouterr().err
