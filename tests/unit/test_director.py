@@ -190,6 +190,12 @@ def test_which_magazine_last_seen_first() -> None:
     assert lost.sentence() == "drive 0 waits for volume zzz: no magazine that is known here holds it"
 
 
+def test_a_magazine_that_is_here_is_not_asked_for() -> None:
+    slots = [Slot(1, "a-1", "m1", None, False, Presence.MISSING)]
+    found = wanted(Blocked("chg-0", 0, Waiting.VOLUME, "a-1", "Default"), slots, {"a-1": volume("a-1")}, {})
+    assert found.magazines == ()
+
+
 def test_newcomers_are_labelled_by_slot_into_the_pool_of_their_magazine(config: Config, tmp_path: Path) -> None:
     settings = DirectorConfig(storage="chg", pool="Daily", pools={"m2": "Monthly"})
     found = [
