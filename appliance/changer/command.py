@@ -4,7 +4,9 @@ The daemon reads stdout and stderr through one pipe: on success nothing but the 
 but one line on stderr. The whole answer is made before any of it is written, because a partial list with a failure
 makes a Director clear the slots that are left out.
 
-A daemon waits for every call, so nothing that is slow to import is imported before it is needed.
+This is the half that is always right, `magbay-changer-full`; `bin/magbay-changer` gives what `plain` has published and
+hands over to it for the rest. A daemon waits for every call, so nothing that is slow to import is imported before it
+is needed.
 """
 
 # pathlib is among what is slow to import.

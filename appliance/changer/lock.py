@@ -13,10 +13,13 @@ from appliance.host.files import adopt, locked
 
 
 @contextlib.contextmanager
-def lock(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of the changer whose directory is *run_dir* (created when missing). Raises `OSError`."""
+def lock(run_dir: Path, name: str = LOCK) -> Iterator[None]:
+    """Hold the lock of the changer whose directory is *run_dir* (created when missing). Raises `OSError`.
+
+    *name*: another lock beside it, for the same users.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / LOCK
+    path = run_dir / name
     if not path.exists():
         # Whoever may write in run_dir may run the changer, whatever the umask of the first who does.
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from appliance.cli.output import Output
 from appliance.config.loader import load
 from appliance.config.schema import DirectorKind
 from appliance.director.check import check
-from appliance.director.pieces import OtherSide, pieces
+from appliance.director.pieces import pieces, usual
 from appliance.director.sync import Director
 from appliance.errors import ExitStatus, MagbayError
 
@@ -24,15 +25,12 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     noun = subparsers.add_parser("director", help="the Bacula or Bareos Director and its catalog")
     verbs = noun.add_subparsers(metavar="VERB", required=True)
     config = verbs.add_parser("config", help="print the pieces of configuration that the other side needs")
-    defaults = OtherSide()
     config.add_argument("--kind", choices=("bacula", "bareos"), help="default: director.kind, else bacula")
-    config.add_argument("--address", default=defaults.address, help="of the storage daemon (default: %(default)s)")
-    config.add_argument("--port", type=int, default=defaults.port, help="of the storage daemon (default: %(default)s)")
-    config.add_argument(
-        "--password-file", type=Path, default=defaults.password_file, help="holds it in quotes (default: %(default)s)"
-    )
-    config.add_argument("--client", default=defaults.client, help="any Client resource (default: %(default)s)")
-    config.add_argument("--messages", default=defaults.messages, help="a Messages resource (default: %(default)s)")
+    config.add_argument("--address", help="where the storage daemon is reached (default: 127.0.0.1)")
+    config.add_argument("--port", type=int, help="of the storage daemon (default: 9103)")
+    config.add_argument("--password-file", type=Path, help="holds the storage daemon's password in quotes")
+    config.add_argument("--client", help="any Client resource (default: as the packages name it)")
+    config.add_argument("--messages", help="a Messages resource (default: Standard)")
     config.add_argument("--to", type=Path, metavar="DIR", help="write files into DIR instead of printing them")
     config.set_defaults(run=run_config)
     verbs.add_parser("sync", help="compare the catalog with the slots once and correct it").set_defaults(run=run_sync)
@@ -43,7 +41,9 @@ def run_config(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Print or write the pieces."""
     config = load(args.config)
     kind = DirectorKind(args.kind) if args.kind else config.director.kind
-    other = OtherSide(args.address, args.port, args.password_file, args.client, args.messages)
+    names = ("address", "port", "password_file", "client", "messages")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    other = dataclasses.replace(usual(kind), **given)
     texts = pieces(config, args.config, other, kind)
     if args.to is not None:
         if not args.to.is_dir():

@@ -10,7 +10,7 @@ from appliance.changer.service import Changer
 from appliance.cli.magazine import describe
 from appliance.cli.output import Output, human_bytes
 from appliance.config.loader import load
-from appliance.config.schema import Config
+from appliance.config.schema import Config, DirectorKind
 from appliance.director.wanted import published as published_wants
 from appliance.errors import ExitStatus, UsageError
 from appliance.magazines.attached import published
@@ -68,7 +68,7 @@ def collect(config: Config) -> dict[str, Any]:
         "magazines": magazines,
         "drives": drives,
         "jobs": _last_jobs(config),
-        "director": published_wants(config.run_dir),
+        "director": published_wants(config.run_dir) if config.director.kind is not DirectorKind.NONE else None,
     }
 
 

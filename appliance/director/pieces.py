@@ -6,6 +6,7 @@ docs/director.md.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from appliance.config.schema import Config, DirectorKind
 
 @dataclass(frozen=True)
 class OtherSide:
-    """Names that only the administrator of the Director knows; the defaults are those of Debian's packages."""
+    """Names that only the administrator of the Director knows."""
 
     address: str = "127.0.0.1"  # where the Director and the clients reach the storage daemon
     port: int = 9103
@@ -24,6 +25,13 @@ class OtherSide:
     client: str = "bacula-fd"
     messages: str = "Standard"
     changer_command: str = "/usr/bin/magbay-changer"
+
+
+def usual(kind: DirectorKind) -> OtherSide:
+    """The names of the packages: Debian's Bacula calls the Client after the host, Bareos' does not."""
+    if kind is DirectorKind.BAREOS:
+        return OtherSide(password_file=Path("/etc/bareos/magbay-sd-password"), client="bareos-fd")
+    return OtherSide(client=f"{platform.node() or 'bacula'}-fd")
 
 
 def pieces(config: Config, file: Path, other: OtherSide, kind: DirectorKind) -> dict[str, str]:

@@ -14,10 +14,11 @@ from appliance.errors import MagbayError
 
 _JOB = re.compile(r"^(?:Writing|Reading):\s+.*?\bjob (\S+) JobId=(\d+)")
 _JOB_DEVICE = re.compile(r'\bdevice="([^"]+)"')
-_DEVICE = re.compile(r'^Device [^:]*: "([^"]+)"(?: \(([^)]*)\))?')
+# `Device File: "x" (path) is not open.` or, while it works, `Device File is "x" (path) waiting for:`
+_DEVICE = re.compile(r'^Device [^:"]*(?::| is) "([^"]+)"(?: \(([^)]*)\))?')
 _DRIVE = re.compile(r"\bdrive (\d+)\b", re.IGNORECASE)
 _BLOCKED_VOLUME = re.compile(r'BLOCKED waiting for mount of volume "([^"]*)"')
-_POOL = re.compile(r"^\s+Pool:\s+(\S+)")
+_POOL = re.compile(r"^\s+Pool:\s+(.+?)\s*$")
 
 
 @dataclass(frozen=True)

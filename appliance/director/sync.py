@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from appliance.changer.lock import lock
 from appliance.changer.report import Slot
 from appliance.config.schema import Config
 from appliance.director import newcomers, record
 from appliance.director.console import Console, open_console
 from appliance.director.newcomers import Content, Newcomer
+from appliance.director.pieces import archive_device
 from appliance.director.plan import Offer, commands, mount_slot, plan
 from appliance.director.replies import Blocked, CatalogVolume, StorageStatus, names, storage_status, volumes
 from appliance.director.wanted import Wanted, wanted
 from appliance.errors import MagbayError
-from appliance.host.files import locked
 from appliance.magazines import attached
 
 _LOCK = "director.lock"
@@ -51,8 +52,7 @@ class Director:
 
     def sync(self, slots: Sequence[Slot]) -> Outcome:
         """Bring the catalog to what *slots* (all that were ever given) say. Raises `MagbayError`, `OSError`."""
-        self._config.run_dir.mkdir(parents=True, exist_ok=True)
-        with locked(self._config.run_dir / _LOCK):
+        with lock(self._config.run_dir, _LOCK):
             return self._sync(slots)
 
     def _sync(self, slots: Sequence[Slot]) -> Outcome:
@@ -118,7 +118,7 @@ class Director:
             return
         unknown = [s for s in slots if s.attached and s.volume not in catalog and s.volume not in self._helpless]
         fresh = list(self._newcomers(unknown)) if unknown else []
-        drive = _free_drive(status, self._config.changer.drives)
+        drive = _free_drive(status, self._config)
         if drive is None:
             # All drives write just now; labelling comes with a later talk.
             fresh = [item for item in fresh if item.content is not Content.EMPTY]
@@ -195,9 +195,11 @@ class Director:
             sent += lines
 
 
-def _free_drive(status: StorageStatus, drives: int) -> int | None:
+def _free_drive(status: StorageStatus, config: Config) -> int | None:
     """A drive for labelling: one that no job uses, else one whose job is blocked anyway."""
-    for number, device in enumerate(status.devices[:drives]):
-        if device not in status.busy:
+    by_path = dict(zip(status.paths, status.devices, strict=True))
+    for number in range(config.changer.drives):
+        device = by_path.get(archive_device(config, number))
+        if device is not None and device not in status.busy:
             return number
     return next((blocked.drive for blocked in status.blocked if blocked.drive >= 0), None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.changer.report import Slot
+from appliance.changer.view import Presence
 from appliance.director.plan import usable
 from appliance.director.record import Sighting
 from appliance.director.replies import Blocked, CatalogVolume, Waiting
@@ -49,7 +50,8 @@ def wanted(
     blocked: Blocked, slots: Iterable[Slot], catalog: Mapping[str, CatalogVolume], seen: Mapping[str, Sighting]
 ) -> Wanted:
     """Which magazines hold what *blocked* waits for, those that are away only, last seen first."""
-    away = [slot for slot in slots if not slot.attached]
+    # A magazine that is here and cannot help (file deleted, name on two disks) is not worth a walk to the shelf.
+    away = [slot for slot in slots if slot.presence is Presence.AWAY]
     if blocked.waiting is Waiting.VOLUME:
         names = {slot.magazine for slot in away if slot.volume == blocked.volume}
     else:

@@ -67,6 +67,8 @@ def flags(rig: Rig) -> set[tuple[object, ...]]:
 
 
 def test_a_job_that_waits_for_a_magazine_goes_on_when_it_arrives(rig: Rig) -> None:
+    """Complaints 6 and 15; two magazines at once are one update."""
+
     async def story() -> None:
         async with running(rig) as agent:
             await agent.until("the labels", lambda: len(rig.rows("select 1 from Media")) == 8)

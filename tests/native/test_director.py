@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,10 @@ def test_pieces_are_accepted_by_the_daemons(rig: Rig) -> None:
 
 
 def test_swaps_backup_restore(rig: Rig) -> None:
-    """Label, two jobs at once on two drives, magazines swapped, restore blocked until the right one comes."""
+    """Label, two jobs at once on two drives, magazines swapped, restore blocked until the right one comes.
+
+    Complaint 15 (which disk must I insert?) and 6 (a blocked job does not resume).
+    """
     first = sync(rig)
     assert first["problems"] == []
     assert [line for line in first["sent"] if line.startswith("label")] == [
@@ -81,7 +85,7 @@ def test_swaps_backup_restore(rig: Rig) -> None:
 
 
 def test_last_magazine_leaves_and_a_blocked_backup_goes_on(rig: Rig) -> None:
-    """References 3.2, 3.3, 3.6: nothing stays in the changer, nothing absent is chosen, `mount` wakes the job."""
+    """Complaints 2 to 6: nothing stays in the changer, nothing absent is chosen or in Error, `mount` wakes the job."""
     sync(rig)
     rig.take("m1")
     rig.take("m2")
@@ -99,6 +103,17 @@ def test_last_magazine_leaves_and_a_blocked_backup_goes_on(rig: Rig) -> None:
     assert sent[-1].startswith("mount storage=chg drive=")
     rig.wait_for("the job to end", lambda: "Backup OK" in rig.log(), 40)
     assert {row[1:4] for name, row in media(rig).items() if name.startswith("m1")} == {(0, 0, 0)}
+
+
+def test_the_storage_daemon_is_the_first_to_see_a_change(rig: Rig) -> None:
+    """Complaint 1: no stall of 30 s, because the Changer Command never talks to the Director."""
+    sync(rig)
+    rig.take("m1")
+    began = time.monotonic()
+    reply = rig.console("update slots storage=chg drive=0")
+    assert time.monotonic() - began < 15
+    assert "m2-0001" in reply and '"m1-0001" is up to date' not in reply
+    assert rig.rows("select count(*) from Media where InChanger") == [(4,)]
 
 
 def test_what_an_operator_disabled_stays_disabled(rig: Rig) -> None:

@@ -13,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.changer import command
+from appliance.changer.service import Changer
+from appliance.changer.view import current
 from appliance.cli.main import main
 from appliance.config import vchanger
 from appliance.config.loader import is_vchanger, load
 from appliance.config.schema import Config
 from appliance.errors import ConfigError
+from appliance.host.real.mounts import parse
+from appliance.magazines import elsewhere
 
 LABEL = b"\x00\x00\x00\x01\x00\x00\x00\xc8\x00\x00\x00\x00BB02" + bytes(200)
 UUID = "0b9a0000-1111-2222-3333-444455556666"
@@ -308,3 +312,47 @@ class TestImport:
         assert main(["config", "import-vchanger", str(tmp_path / "x.yaml")]) == 78
         assert "x.yaml:1" in capfd.readouterr().err
         assert main(["config", "import-vchanger", str(tmp_path / "nothing")]) == 78
+
+
+class TestElsewhere:
+    """A file system that somebody else mounts, found by its UUID."""
+
+    def test_it_is_found_by_the_mount_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mounts = [
+            mount for mount in parse(Path("/proc/self/mountinfo").read_text()) if Path(mount.source).is_block_device()
+        ]
+        if not mounts:
+            pytest.skip("no block device is mounted here")
+        monkeypatch.setattr(elsewhere, "_BY_UUID", tmp_path)
+        usual = tmp_path / "usual"
+        assert elsewhere.directory_of(UUID, usual) is None
+        (tmp_path / UUID.upper()).symlink_to(mounts[0].source)
+        found = elsewhere.directory_of(UUID, usual)
+        same = {
+            Path(mount.path) for mount in mounts if mount.number == mounts[0].number or mount.source == mounts[0].source
+        }
+        assert found in same
+        # What lies where it is usually mounted is looked at first; an empty directory is not it.
+        usual.mkdir()
+        assert elsewhere.directory_of(UUID, usual) == found
+        (usual / "v1").touch()
+        assert elsewhere.directory_of(UUID, usual) == usual
+
+    def test_plugged_in_and_not_mounted_nothing_is_proved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(elsewhere, "_BY_UUID", tmp_path / "by-uuid")
+        file = tmp_path / "c.yaml"
+        file.write_text(
+            "state_dir: s\nrun_dir: r\nmagazines:\n"
+            f"  - {{name: u, directory: m, filesystem_uuid: {UUID}, create: no}}\n"
+        )
+        Changer.open(file).refresh()
+        os.utime(file, (1, 1))
+        Changer.open(file).refresh()
+        assert current(str(file)) is not None and not (tmp_path / "m").exists()
+        (tmp_path / "by-uuid").mkdir()
+        (tmp_path / "by-uuid" / UUID).touch()
+        assert current(str(file)) is None
+        Changer.open(file).refresh()
+        assert current(str(file)) is None  # it may be mounted anywhere, of which no file tells

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.changer.report import Slot
 from appliance.changer.view import Presence
+from appliance.cli.main import main
 from appliance.config.loader import load
 from appliance.config.schema import Config, DirectorConfig, DirectorKind
 from appliance.director import newcomers, record
@@ -112,6 +113,15 @@ def test_a_drive_that_a_person_unmounted_is_left_alone() -> None:
     assert [blocked.device for blocked in storage_status(text).blocked] == ["chg-1"]
 
 
+def test_a_drive_that_works_is_a_device_too() -> None:
+    working = 'Device File is "chg-0" (/run/magbay/drives/0) waiting for:\n    Volume:      m1-0007\n==\n'
+    mounted = 'Device File: "chg-1" (/run/magbay/drives/1) is mounted with:\n    Volume:      m1-0008\n==\n'
+    status = storage_status("Device status:\n" + working + mounted)
+    assert status.devices == ("chg-0", "chg-1")
+    assert status.paths == ("/run/magbay/drives/0", "/run/magbay/drives/1")
+    assert status.blocked == ()
+
+
 def test_no_answer_of_the_storage_daemon_is_no_status() -> None:
     with pytest.raises(MagbayError, match="does not reach the storage daemon"):
         storage_status("Connecting to Storage daemon chg at 127.0.0.1:9103\n")
@@ -178,6 +188,12 @@ def test_which_magazine_last_seen_first() -> None:
     assert found.sentence().endswith("; m1 would do too")
     lost = wanted(Blocked("chg-0", 0, Waiting.VOLUME, "zzz", "Default"), slots, catalog, seen)
     assert lost.sentence() == "drive 0 waits for volume zzz: no magazine that is known here holds it"
+
+
+def test_a_magazine_that_is_here_is_not_asked_for() -> None:
+    slots = [Slot(1, "a-1", "m1", None, False, Presence.MISSING)]
+    found = wanted(Blocked("chg-0", 0, Waiting.VOLUME, "a-1", "Default"), slots, {"a-1": volume("a-1")}, {})
+    assert found.magazines == ()
 
 
 def test_newcomers_are_labelled_by_slot_into_the_pool_of_their_magazine(config: Config, tmp_path: Path) -> None:
@@ -347,3 +363,17 @@ def test_the_record_is_written_before_the_command(config: Config, tmp_path: Path
     with pytest.raises(MagbayError, match="the line was cut"):
         Director(load(file), Broken()).sync([slot(1, "a-1", "m1", False)])
     assert json.loads((tmp_path / "state" / record.DISABLED).read_text())["disabled"] == ["a-1"]
+
+
+def test_config_command(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, folder = str(tmp_path / "magbay.yaml"), tmp_path / "out"
+    assert main(["--config", file, "director", "config", "--kind", "bareos", "--client", "box-fd"]) == 0
+    shown = capsys.readouterr().out
+    assert "Client = box-fd" in shown and "Password = @/etc/bareos/magbay-sd-password" in shown
+    assert main(["--config", file, "director", "config", "--to", str(folder)]) == 1
+    assert "is not a directory" in capsys.readouterr().err
+    folder.mkdir()
+    assert main(["--config", file, "--json", "director", "config", "--to", str(folder)]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)) == sorted(path.name for path in folder.iterdir())
+    assert main(["--config", file, "director", "sync"]) == 78
+    assert "no Director is configured" in capsys.readouterr().err
