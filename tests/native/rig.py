@@ -46,13 +46,13 @@ director:
 _DIR = """\
 Director {{
   Name = t-dir; DirAddress = 127.0.0.1; DirPort = {dir_port}; QueryFile = /dev/null
-  Working Directory = "{root}/work"; Pid Directory = "{root}/work"; Maximum Concurrent Jobs = 20
+  Working Directory = "{root}/var"; Pid Directory = "{root}/var"; Maximum Concurrent Jobs = 20
   Password = "console-secret-7"; Messages = Standard
 }}
 Catalog {{ Name = Cat; dbname = "bacula"; dbuser = ""; dbpassword = "" }}
 Client {{ Name = t-fd; Address = 127.0.0.1; FDPort = {fd_port}; Catalog = Cat; Password = "fd-pw"
   Maximum Concurrent Jobs = 20; AutoPrune = no }}
-Messages {{ Name = Standard; append = "{root}/work/log" = all, !skipped; console = all, !skipped, !saved
+Messages {{ Name = Standard; append = "{root}/var/log" = all, !skipped; console = all, !skipped, !saved
   catalog = all, !skipped, !saved }}
 FileSet {{ Name = data; Ignore FileSet Changes = yes
   Include {{ Options {{ signature = MD5; sparse = yes }} File = "{root}/data" }} }}
@@ -66,16 +66,16 @@ Job {{ Name = restore; Type = Restore; Client = t-fd; FileSet = data; Storage = 
 """
 
 _SD = """\
-Storage {{ Name = t-sd; SDAddress = 127.0.0.1; SDPort = {sd_port}; Working Directory = "{root}/work"
-  Pid Directory = "{root}/work"; Maximum Concurrent Jobs = 20 }}
+Storage {{ Name = t-sd; SDAddress = 127.0.0.1; SDPort = {sd_port}; Working Directory = "{root}/var"
+  Pid Directory = "{root}/var"; Maximum Concurrent Jobs = 20 }}
 Director {{ Name = t-dir; Password = "sd-secret-8" }}
 Messages {{ Name = Standard; director = t-dir = all }}
 @{root}/bacula-sd-magbay.conf
 """
 
 _FD = """\
-FileDaemon {{ Name = t-fd; FDAddress = 127.0.0.1; FDPort = {fd_port}; Working Directory = "{root}/work"
-  Pid Directory = "{root}/work"; Maximum Concurrent Jobs = 20 }}
+FileDaemon {{ Name = t-fd; FDAddress = 127.0.0.1; FDPort = {fd_port}; Working Directory = "{root}/var"
+  Pid Directory = "{root}/var"; Maximum Concurrent Jobs = 20 }}
 Director {{ Name = t-dir; Password = "fd-pw" }}
 Messages {{ Name = Standard; director = t-dir = all, !skipped, !restored, !saved }}
 """
@@ -109,7 +109,7 @@ class Rig:
     def __init__(self, root: Path, magazines: int = 2, volumes: int = 4) -> None:
         self.root = root
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
-        for name in ("work", "data", "away"):
+        for name in ("var", "data", "away"):
             (root / name).mkdir()
         names = [f"m{number}" for number in range(1, magazines + 1)]
         lines = "\n".join(f"  - {{name: {name}, directory: {name}}}" for name in names)
@@ -132,14 +132,14 @@ class Rig:
         other = OtherSide(port=sd_port, password_file=root / "sd-password", client="t-fd", changer_command=str(CHANGER))
         for name, text in pieces(self.config, root / "magbay.yaml", other, DirectorKind.BACULA).items():
             (root / name).write_text(text)
-        catalog = sqlite3.connect(root / "work" / "bacula.db")
+        catalog = sqlite3.connect(root / "var" / "bacula.db")
         catalog.executescript(SCHEMA.read_text())
         catalog.close()
 
     def start(self, *names: str) -> None:
         """Start daemons (default: all) in the foreground and wait until they answer."""
         for name in names or ("bacula-sd", "bacula-fd", "bacula-dir"):
-            log = (self.root / "work" / f"{name}.out").open("ab")
+            log = (self.root / "var" / f"{name}.out").open("ab")
             argv = [str(shutil.which(name)), "-f", "-P", "-c", str(self.root / f"{name}.conf")]
             self.daemons[name] = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             log.close()
@@ -147,7 +147,7 @@ class Rig:
 
     def _wait_for_port(self, name: str) -> None:
         def listening() -> bool:
-            assert self.daemons[name].poll() is None, (self.root / "work" / f"{name}.out").read_text()
+            assert self.daemons[name].poll() is None, (self.root / "var" / f"{name}.out").read_text()
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", self._listens[name])) == 0
 
@@ -172,7 +172,7 @@ class Rig:
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
         """Rows of the Director's catalog, read beside it."""
-        catalog = sqlite3.connect(f"file:{self.root}/work/bacula.db?mode=ro", uri=True, timeout=10)
+        catalog = sqlite3.connect(f"file:{self.root}/var/bacula.db?mode=ro", uri=True, timeout=10)
         try:
             return catalog.execute(query).fetchall()
         finally:
@@ -194,7 +194,7 @@ class Rig:
 
     def log(self) -> str:
         """The Director's message log."""
-        path = self.root / "work" / "log"
+        path = self.root / "var" / "log"
         return path.read_text() if path.exists() else ""
 
     def wait_for(self, what: str, done: Callable[[], bool], seconds: float = 20) -> None:
