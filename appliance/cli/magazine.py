@@ -55,8 +55,6 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
     config = load(args.config)
     magazines = describe(config)
     out.document(magazines)
-    for error in read_enrolments(config)[1]:
-        out.warn(f"magbay: an enrolment cannot be read: {error.message}")
     for magazine in magazines:
         size = human_bytes(magazine["size"]) if magazine.get("size") else "-"
         serial = magazine.get("serial") or "-"
