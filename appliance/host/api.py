@@ -29,12 +29,10 @@ class BlockDevice:
     below: tuple[str, ...] = ()  # kernel names of the devices a mapping stands on
     fs_type: str = ""
     fs_uuid: str = ""
-    fs_label: str = ""
     has_partitions: bool = False
     serial: str = ""
     model: str = ""
     mapping: str = ""  # name below /dev/mapper
-    mapping_uuid: str = ""  # such as CRYPT-LUKS2-<uuid without dashes>-<name>
     read_only: bool = False
 
 

@@ -87,12 +87,10 @@ def _describe(device: Any) -> BlockDevice:
         below=tuple(sorted(entry.name for entry in (sys_path / "slaves").glob("*"))),
         fs_type=get("ID_FS_TYPE") or "",
         fs_uuid=(get("ID_FS_UUID") or "").lower(),
-        fs_label=_decode(get("ID_FS_LABEL_ENC") or ""),
         has_partitions=bool(get("ID_PART_TABLE_TYPE")),
         serial=_decode(get("ID_SCSI_SERIAL") or get("ID_SERIAL_SHORT") or get("ID_SERIAL") or ""),
         model=_decode(get("ID_MODEL_ENC") or get("ID_MODEL") or ""),
         mapping=get("DM_NAME") or "",
-        mapping_uuid=get("DM_UUID") or "",
         read_only=_attribute(sys_path / "ro") == "1",
     )
 

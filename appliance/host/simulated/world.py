@@ -118,7 +118,6 @@ class World:
                     fs_type="ext4",
                     fs_uuid=bay.disk.filesystem_uuid,
                     mapping=f"magbay-{luks_uuid}",
-                    mapping_uuid=f"CRYPT-LUKS2-{luks_uuid.replace('-', '')}-magbay-{luks_uuid}",
                 )
             )
         return tuple(found)
