@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 
 from appliance.agents.director import DirectorLink
-from appliance.agents.loop import Wakeup, serve
+from appliance.agents.loop import Complaints, Wakeup, serve
 from appliance.agents.names import CHANGER as BUS_NAME
 from appliance.agents.names import CHANGER_ROOT as ROOT
 from appliance.agents.names import MEDIA
@@ -27,7 +27,7 @@ class ChangerAgent:
         self._changer = changer
         self._wakeup = Wakeup()
         self._here: dict[str, tuple[Slot, ...]] | None = None
-        self._trouble: tuple[str, ...] = ()
+        self._complaints = Complaints(host, priority=4)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -56,9 +56,9 @@ class ChangerAgent:
             slots, report = await asyncio.to_thread(self._changer.look, thorough=False)
         except (MagbayError, OSError) as error:
             # A magazine that is pulled while we look into it; the next look, soon, finds it away.
-            self._complain((str(error),))
+            self._complaints.tell((str(error),))
             return True
-        self._complain(report.warnings())
+        self._complaints.tell(report.warnings())
         if self._link:
             self._link.told(slots)
         now: dict[str, list[Slot]] = {}
@@ -84,12 +84,6 @@ class ChangerAgent:
             numbers = ",".join(str(slot.slot) for slot in slots) or gone
             self._host.journal.send(f"magazine {name}: {text}", MAGAZINE=name, SLOT=numbers)
             self._host.bus.emit(ROOT, BUS_NAME, "SlotsChanged", "s", [name])
-
-    def _complain(self, problems: tuple[str, ...]) -> None:
-        for problem in problems:
-            if problem not in self._trouble:
-                self._host.journal.send(problem, priority=4)
-        self._trouble = problems
 
 
 def _ranges(numbers: list[int]) -> str:

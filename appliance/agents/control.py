@@ -16,9 +16,9 @@ _LOOK = 0.1  # seconds between two looks at the published answer
 
 def of_magazine(config: Config, name: str) -> dict[str, Any]:
     """The published disk of magazine *name*. Raises `NotFoundError`, `AwayError`, `MagbayError` (it has no disk)."""
-    for disk in published(config) or []:
-        if disk["magazine"] == name and disk["state"] != "gone":
-            return disk
+    disk = _disk_of(config, name)
+    if disk is not None:
+        return disk
     if any(enrolment.name == name for enrolment in enrolments(config)):
         raise AwayError(
             f"magazine {name} is not here", hint="Plug its disk in; 'magbay status' shows what is in the bays."
@@ -30,9 +30,13 @@ def of_magazine(config: Config, name: str) -> dict[str, Any]:
     raise NotFoundError(f"no enrolled magazine is called {name}", hint="'magbay magazine list' shows the known ones.")
 
 
+def _disk_of(config: Config, name: str) -> dict[str, Any] | None:
+    """The published disk of magazine *name*; None while it is in no bay."""
+    return next((d for d in published(config) or [] if d["magazine"] == name and d["state"] != "gone"), None)
+
+
 def ask(member: str, signature: str = "", *values: Any) -> None:
     """Call a method of the media agent. Raises `MagbayError` when there is none or it refuses."""
-
     import asyncio
 
     from appliance.host.real.bus import SystemBus
@@ -58,7 +62,7 @@ def wait_for(
     deadline = time.monotonic() + seconds
     last: tuple[str, str] | None = None
     while True:
-        disk = next((d for d in published(config) or [] if d["magazine"] == name and d["state"] != "gone"), None)
+        disk = _disk_of(config, name)
         if disk is not None and (disk["state"], disk["reason"]) != last:
             last = (disk["state"], disk["reason"])
             told(disk)

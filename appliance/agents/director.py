@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from appliance.agents.loop import Wakeup
+from appliance.agents.loop import Complaints, Wakeup
 from appliance.agents.names import CHANGER as BUS_NAME
 from appliance.agents.names import CHANGER_ROOT as ROOT
 from appliance.changer.report import Slot
@@ -40,7 +40,7 @@ class DirectorLink:
         self._pause = 0.0
         self._error = ""
         self._wanted: tuple[Wanted, ...] = ()
-        self._problems: tuple[str, ...] = ()
+        self._complaints = Complaints(host, priority=4)
 
     def told(self, slots: Sequence[Slot]) -> None:
         """The slots as they are now. Returns at once."""
@@ -79,10 +79,7 @@ class DirectorLink:
         self._pause, self._error = 0.0, ""
         if outcome.sent:
             self._host.journal.send(_summary(outcome.sent))
-        for problem in outcome.problems:
-            if problem not in self._problems:
-                self._host.journal.send(problem, priority=4)
-        self._problems = outcome.problems
+        self._complaints.tell(outcome.problems)
         for item in outcome.wanted:
             if item not in self._wanted:
                 self._ask_for(item)

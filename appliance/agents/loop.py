@@ -34,13 +34,27 @@ class Wakeup:
         self._event.clear()
 
 
+class Complaints:
+    """Things that are wrong, each told to the journal when it begins and not again while it lasts."""
+
+    def __init__(self, host: Host, priority: int) -> None:
+        self._host, self._priority = host, priority
+        self._known: tuple[str, ...] = ()
+
+    def tell(self, problems: tuple[str, ...]) -> None:
+        """All that is wrong now."""
+        for problem in problems:
+            if problem not in self._known:
+                self._host.journal.send(problem, priority=self._priority)
+        self._known = problems
+
+
 async def serve(host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]]) -> None:
     """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation.
 
     Raises `MagbayError` when the bus is lost: the service manager starts the agent anew, with a new connection.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
     stopping = False
 
     def stop() -> None:
@@ -48,12 +62,8 @@ async def serve(host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]])
         stopping = True
         wakeup.set()
 
-    if task is not None and loop is not None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                loop.add_signal_handler(number, stop)
-            except (RuntimeError, ValueError):
-                break  # not the main thread: the simulator runs several agents in one process
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
     lost = asyncio.ensure_future(host.bus.closed())
     lost.add_done_callback(lambda _done: wakeup.set())
     try:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from appliance.agents.loop import Wakeup, serve
+from appliance.agents.loop import Complaints, Wakeup, serve
 from appliance.agents.names import MAGAZINE
 from appliance.agents.names import MEDIA as BUS_NAME
 from appliance.agents.names import MEDIA_ROOT as ROOT
@@ -16,7 +16,7 @@ from appliance.config.schema import Config
 from appliance.host.api import Host, Interface, Method
 from appliance.host.files import write_atomic
 from appliance.host.names import escape
-from appliance.magazines.attached import MEDIA_ANSWER, read_enrolments
+from appliance.magazines.attached import MEDIA_ANSWER
 from appliance.magazines.media import DiskReport, Media
 from appliance.magazines.states import State
 
@@ -39,7 +39,7 @@ class MediaAgent:
         self._reports: tuple[DiskReport, ...] = ()
         self._published: str | None = None
         self._exported: set[str] = set()
-        self._damaged: tuple[str, ...] = ()
+        self._complaints = Complaints(host, priority=3)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -56,7 +56,7 @@ class MediaAgent:
         before = {(report.node, report.luks_uuid): report for report in self._reports}
         self._reports = await self._media.reconcile()
         self._publish()
-        self._complain()
+        self._complaints.tell(tuple(f"an enrolment cannot be read: {e.message}" for e in self._media.damaged))
         nodes = {report.node for report in self._reports}
         for report in self._reports:
             self._announce(before.get((report.node, report.luks_uuid)), report)
@@ -74,14 +74,6 @@ class MediaAgent:
             self._published = answer
             self._export()
             self._host.bus.emit(ROOT, BUS_NAME, "Changed", "", [])
-
-    def _complain(self) -> None:
-        """Say once what is wrong with enrolment files."""
-        damaged = tuple(error.message for error in read_enrolments(self._config)[1])
-        for text in damaged:
-            if text not in self._damaged:
-                self._host.journal.send(f"an enrolment cannot be read: {text}", priority=3)
-        self._damaged = damaged
 
     def _export(self) -> None:
         bus = self._host.bus

@@ -16,13 +16,14 @@ from appliance.config.loader import load_enrolment
 from appliance.config.schema import Config, Enrolment, MagazineConfig
 from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
 from appliance.magazines import elsewhere
+from appliance.magazines.states import State
 
 MEDIA_ANSWER = "media.json"
 _ANSWER_KEYS = frozenset(
     {"magazine", "filesystem_uuid", "state", "reason", "hint", "node", "serial", "size", "read_only"}
 )
 # States of a disk in which its volumes can be reached: mounted, or mounted by autofs at the next access.
-REACHABLE = frozenset({"mounted", "idle"})
+REACHABLE = frozenset({State.MOUNTED.value, State.IDLE.value})
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config.schema import Config, Enrolment
-from appliance.errors import AwayError, MagbayError, NotFoundError
+from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
 from appliance.host.api import Host, UnitState, Wake
 from appliance.host.files import write_atomic
 from appliance.host.names import mount_unit, unlock_unit
-from appliance.magazines.attached import enrolments
+from appliance.magazines.attached import enrolments, read_enrolments
 from appliance.magazines.disks import Disk, leftovers, survey
 from appliance.magazines.holders import holders
 from appliance.magazines.states import Facts, State, Step, Verdict, next_step, observe
@@ -69,12 +69,13 @@ class Media:
     def __init__(self, config: Config, host: Host, wake: Wake) -> None:
         self._config, self._host, self._wake = config, host, wake
         self._memory: dict[str, _Memory] = {}
+        self.damaged: tuple[ConfigError, ...] = ()  # what the last reconcile could not read of the enrolments
         self._markers = config.run_dir / "ejected"
         self._markers.mkdir(parents=True, exist_ok=True)
 
     async def reconcile(self) -> tuple[DiskReport, ...]:
         """Look, decide, ask for one step for each disk; gives what to publish."""
-        ours = enrolments(self._config)
+        ours, self.damaged = read_enrolments(self._config)
         devices, mounts = self._host.devices.enumerate(), self._host.mounts.table()
         disks = survey(devices, mounts, ours, self._config.mount_dir)
         reports = [await self._disk(disk) for disk in disks]
