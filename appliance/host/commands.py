@@ -1,20 +1,23 @@
-"""Running the system's own tools. Secrets are never among the arguments: tools read key files themselves."""
+"""Running the system's own tools. Secrets are never among the arguments: tools read them from files or inherited
+descriptors."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from appliance.errors import MagbayError
 
 
-def run(argv: Sequence[str], what: str, *, timeout: float = 600, hint: str = "") -> str:
-    """Run *argv* and give its standard output; *what* says in words what it was for.
+def run(
+    argv: Sequence[str], what: str, *, timeout: float = 600, hint: str = "", descriptors: Iterable[int] = ()
+) -> str:
+    """Run *argv* and give its standard output; *what* says in words what it was for. It inherits *descriptors*.
 
     Raises `MagbayError` with the tool's own last words when it is missing, fails or exceeds *timeout* seconds.
     """
-    status, output, complaint = attempt(argv, what, timeout=timeout, hint=hint)
+    status, output, complaint = attempt(argv, what, timeout=timeout, hint=hint, descriptors=descriptors)
     if status != 0:
         words = (complaint.strip() or output.strip() or f"exit status {status}").splitlines()[-1]
         raise MagbayError(f"{what}: {argv[0]}: {words}", hint=hint)
@@ -22,9 +25,16 @@ def run(argv: Sequence[str], what: str, *, timeout: float = 600, hint: str = "")
 
 
 def attempt(
-    argv: Sequence[str], what: str, *, timeout: float = 600, hint: str = "", text: str = ""
+    argv: Sequence[str],
+    what: str,
+    *,
+    timeout: float = 600,
+    hint: str = "",
+    text: str = "",
+    descriptors: Iterable[int] = (),
 ) -> tuple[int, str, str]:
-    """Run *argv* with *text* on its standard input; gives exit status, standard output and standard error.
+    """Run *argv* with *text* on its standard input and *descriptors* inherited; gives exit status, standard output and
+    standard error.
 
     Raises `MagbayError` when it is missing or exceeds *timeout* seconds.
     """
@@ -33,7 +43,14 @@ def attempt(
         environment["SOURCE_DATE_EPOCH"] = os.environ["SOURCE_DATE_EPOCH"]
     try:
         done = subprocess.run(
-            argv, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, env=environment, input=text
+            argv,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            env=environment,
+            input=text,
+            pass_fds=tuple(descriptors),
         )
     except FileNotFoundError:
         raise MagbayError(
