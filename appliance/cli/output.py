@@ -21,6 +21,11 @@ def one_line(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def as_told(text: str) -> str:
+    """*text* that a device says of itself, on one line and without anything that a terminal would obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def human_bytes(count: float) -> str:
     """*count* bytes as a short text in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.changer.service import Changer
 from appliance.cli.magazine import describe
-from appliance.cli.output import Output, human_bytes
+from appliance.cli.output import Output, as_told, human_bytes
 from appliance.config.loader import load
 from appliance.config.schema import Config, DirectorKind
 from appliance.director.wanted import published as published_wants
@@ -107,7 +107,7 @@ def show(facts: dict[str, Any], out: Output) -> None:
         out.line("Disks")
     for disk in present:
         whose = disk["magazine"] or "-"
-        words = f"{disk['node']:<12} {disk['serial'] or '-':<20} {human_bytes(disk['size']):>9}  {whose:<16}"
+        words = f"{disk['node']:<12} {as_told(disk['serial']) or '-':<20} {human_bytes(disk['size']):>9}  {whose:<16}"
         out.line(f"  {words} {disk['state']}{': ' + disk['reason'] if disk['reason'] else ''}")
         if disk["hint"]:
             out.line(f"      {disk['hint']}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from appliance.config.schema import Enrolment
 from appliance.host.api import BlockDevice, Mount
+from appliance.magazines.contents import LUKS, describe
 
 # Kernel devices that are no disks a person can plug.
 _NOT_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd")
@@ -35,7 +36,7 @@ def is_disk(device: BlockDevice) -> bool:
     """Whether *device* is something a person can plug: a whole disk, or a partition that holds LUKS."""
     if device.name.startswith(_NOT_DISKS):
         return False
-    return device.kind == "disk" or device.fs_type == "crypto_LUKS"
+    return device.kind == "disk" or device.fs_type == LUKS
 
 
 def survey(
@@ -47,11 +48,11 @@ def survey(
     ours = {enrolment.luks_uuid: enrolment for enrolment in enrolments}
     containers: dict[str, list[BlockDevice]] = {}
     for device in everything:
-        if is_disk(device) and device.fs_type == "crypto_LUKS" and device.fs_uuid in ours:
+        if is_disk(device) and device.fs_type == LUKS and device.fs_uuid in ours:
             containers.setdefault(device.fs_uuid, []).append(device)
     found = []
     for device in sorted(filter(is_disk, everything), key=lambda d: (len(d.name), d.name)):
-        enrolment = ours.get(device.fs_uuid) if device.fs_type == "crypto_LUKS" else None
+        enrolment = ours.get(device.fs_uuid) if device.fs_type == LUKS else None
         if enrolment is None:
             reason = _foreign_reason(device, everything, table, ours.values())
             found.append(Disk(device, foreign=reason))
@@ -119,8 +120,4 @@ def _foreign_reason(
     for enrolment in ours:
         if device.fs_uuid and device.fs_uuid in (enrolment.luks_uuid, enrolment.filesystem_uuid):
             return f"not the LUKS container of magazine {enrolment.name}, though it carries its UUID"
-    if device.fs_type == "crypto_LUKS":
-        return "an unknown LUKS disk: not enrolled here"
-    if device.has_partitions:
-        return "has partitions: not a magazine"
-    return f"holds {device.fs_type}, no LUKS: not a magazine" if device.fs_type else "blank: not a magazine yet"
+    return describe(device)

@@ -13,7 +13,7 @@ import pyudev
 
 from appliance.host.api import BlockDevice, Wake
 
-_HEX = re.compile(r"\\x([0-9a-fA-F]{2})")
+_HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
 # Bytes for the netlink buffer: a dock full of disks raises some hundred events of about 2 KiB at once.
 _BUFFER = 16 * 1024 * 1024
 # Events read in one go before the loop gets its turn.
@@ -22,8 +22,8 @@ _MOST_EVENTS = 1000
 
 def _decode(text: str) -> str:
     """Undo udev's `\\xNN` in the _ENC properties; what is no UTF-8 is kept as surrogate escapes."""
-    raw = _HEX.sub(lambda match: chr(int(match[1], 16)), text)
-    return raw.encode("latin-1", "replace").decode("utf-8", "surrogateescape").strip()
+    raw = _HEX.sub(lambda match: bytes([int(match[1], 16)]), text.encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "surrogateescape").strip()
 
 
 class UdevDevices:

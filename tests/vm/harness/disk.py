@@ -12,7 +12,9 @@ from typing import Any
 class Disk:
     """A disk as a dock would see it: an image file and what the drive says about itself.
 
-    *serial* is at most 36 characters and names the disk towards QEMU and in `Guest.device`.
+    *name* names it towards QEMU; by default that is *serial*, by which `Guest.device` finds it. With a name of its own,
+    the serial, vendor and product may be anything (QEMU cuts them at 36, 8 and 16 bytes; an empty serial is none).
+    *target*: the SCSI target that the disk becomes, for those that cannot be known by their serial.
     """
 
     path: Path
@@ -20,10 +22,12 @@ class Disk:
     vendor: str = "MAGBAY"
     product: str = "DOCK DISK"
     format: str = "raw"
+    name: str = ""
+    target: int | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,36}", self.serial):
-            raise ValueError(f"{self.serial!r} cannot be the serial of a disk")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,36}", self.name or self.serial):
+            raise ValueError(f"{self.name or self.serial!r} cannot be the name of a disk")
 
     @classmethod
     def create(cls, path: Path, size: int | str, serial: str, **more: Any) -> Disk:
@@ -38,9 +42,9 @@ class Disk:
     @property
     def node(self) -> str:
         """Name of QEMU's block node; at most 31 characters."""
-        return f"node-{self.serial}"[:31]
+        return f"node-{self.name or self.serial}"[:31]
 
     @property
     def device(self) -> str:
         """Name of QEMU's device."""
-        return f"disk-{self.serial}"
+        return f"disk-{self.name or self.serial}"

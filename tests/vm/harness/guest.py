@@ -230,22 +230,18 @@ class Guest:
             discard="unmap",
             file={**file, "discard": "unmap"},
         )
+        words = {"serial": disk.serial, "vendor": disk.vendor, "product": disk.product}
+        place = {} if disk.target is None else {"channel": 0, "scsi-id": disk.target, "lun": 0}
+        facts = {name: word for name, word in words.items() if word} | place
         try:
             moment = time.monotonic()
             self.machine.qmp.execute(
-                "device_add",
-                driver="scsi-hd",
-                bus="dock.0",
-                drive=disk.node,
-                id=disk.device,
-                serial=disk.serial,
-                vendor=disk.vendor,
-                product=disk.product,
+                "device_add", driver="scsi-hd", bus="dock.0", drive=disk.node, id=disk.device, **facts
             )
         except ChannelError:
             self.machine.qmp.execute("blockdev-del", node_name=disk.node)
             raise
-        self.plugged[disk.serial] = disk
+        self.plugged[disk.device] = disk
         return moment
 
     def pull(self, disk: Disk, timeout: float = 30) -> float:
@@ -254,7 +250,7 @@ class Guest:
         moment = time.monotonic()
         self.machine.qmp.execute("device_del", id=disk.device)
         self.machine.qmp.wait_event("DEVICE_DELETED", timeout, device=disk.device)
-        self.plugged.pop(disk.serial, None)
+        self.plugged.pop(disk.device, None)
         while True:
             try:
                 self.machine.qmp.execute("blockdev-del", node_name=disk.node)
