@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from appliance.cli.volume_report import Report, iso_time
 from appliance.errors import ExitStatus, NotFoundError
 from appliance.storage.extract import Extractor, Replace
 from appliance.storage.selection import link_aliases, path_filter
+from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.bsr import Bootstrap, parse_bsr
-from appliance.volumes.events import Digest, Event, FileEnd, FileEntry, FileStart
+from appliance.volumes.events import Data, Digest, Event, FileEnd, FileEntry, FileStart
 from appliance.volumes.reading import in_order, read_volumes
+from appliance.volumes.streams import is_encrypted
 from appliance.volumes.verify import ContentCheck
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     check = verbs.add_parser("check", help="read everything and compare it with checksums and digests")
     for parser, run in ((listing, run_list), (show, run_show), (extract, run_extract), (check, run_check)):
         parser.add_argument("volumes", nargs="+", type=Path, metavar="VOLUME", help="volume files, in their order")
+        parser.add_argument(
+            "--volume-key",
+            action="append",
+            default=[],
+            type=Path,
+            metavar="PATH",
+            help="key file of an enciphered volume of Bacula 15, or a directory of them named as the volumes",
+        )
         parser.set_defaults(run=run)
     for parser in (listing, extract, check):
         parser.add_argument("--bsr", type=Path, metavar="FILE", help="only what this bootstrap file selects")
@@ -58,7 +68,8 @@ class _Reading:
         self.out = out
         self.report = Report()
         self.bootstrap = _read_bsr(args.bsr) if getattr(args, "bsr", None) else None
-        self.paths = in_order(args.volumes)
+        self.keys = VolumeKeys(args.volume_key)
+        self.paths = in_order(args.volumes, self.keys)
         self.total = sum(path.stat().st_size for path in self.paths)
         if self.paths != args.volumes:
             out.warn("magbay: the volumes are read in the order of their labels: " + _names(self.paths))
@@ -66,9 +77,13 @@ class _Reading:
     def events(self, label: str) -> Iterator[Event]:
         """All events, with progress."""
         with self.out.progress(label, self.total) as display:
-            for event in read_volumes(self.paths, select=self.bootstrap, advance=display.advance):
+            for event in self.read(display.advance):
                 self.report.take(event)
                 yield event
+
+    def read(self, advance: Callable[[int], None] | None = None) -> Iterator[Event]:
+        """All events, unseen by the report."""
+        return read_volumes(self.paths, select=self.bootstrap, advance=advance, keys=self.keys)
 
 
 def _names(paths: Sequence[Path]) -> str:
@@ -98,6 +113,7 @@ def _file_document(entry: FileEntry) -> dict[str, Any]:
         "job_id": entry.job_id,
         "digest": None,
         "volume": Path(entry.volume).name,
+        "encrypted": False,
         "state": "whole",
     }
 
@@ -118,7 +134,10 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
     files: dict[tuple[Any, int], dict[str, Any]] = {}
     documents: list[dict[str, Any]] = []
     count = 0
+    encrypted = set()
     for event in reading.events("list"):
+        if isinstance(event, Data) and is_encrypted(event.stream):
+            encrypted.add((event.entry.ids, event.entry.file_index))
         if isinstance(event, FileStart) and (wanted is None or wanted(event.entry)):
             count += 1
             out.line(_file_line(event.entry))
@@ -130,7 +149,8 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
     if wanted and not count:
         raise _nothing(args.file)
     out.document({"files": documents, **reading.report.document()})
-    out.line(f"{count} files")
+    told = f", {len(encrypted)} of them encrypted by the client" if encrypted else ""
+    out.line(f"{count} files{told}")
     return reading.report.print(out)
 
 
@@ -142,6 +162,8 @@ def _complete(files: dict[tuple[Any, int], dict[str, Any]], event: Event) -> Non
         return
     if isinstance(event, Digest):
         document["digest"] = {"algorithm": event.algorithm, "hex": event.value.hex()}
+    elif isinstance(event, Data):
+        document["encrypted"] = is_encrypted(event.stream)
     elif isinstance(event, FileEnd):
         document["state"] = event.state.value
         del files[event.entry.ids, event.entry.file_index]
@@ -173,25 +195,27 @@ def run_check(args: argparse.Namespace, out: Output) -> ExitStatus:
         for event in reading.events("check"):
             check.take(event)
     counts = {name: getattr(check, name) for name in ("files", "bytes", "verified", "unverified")}
-    out.document({"counts": counts, "mismatches": check.mismatches, **reading.report.document()})
+    lists = {"mismatches": check.mismatches, "unreadable": check.unreadable}
+    out.document({"counts": counts, **lists, **reading.report.document()})
     reading.report.print_jobs(out)
     out.line(
         f"{check.files} files, {human_bytes(check.bytes)} of data; digests: {check.verified} match, "
         f"{len(check.mismatches)} do not, {check.unverified} of a kind that is not checked"
     )
-    for text in check.mismatches:
+    for text in (*check.mismatches, *check.unreadable):
         out.warn(f"magbay: {text}")
     status = reading.report.print(out)
     if check.mismatches:
         return ExitStatus.FAILED
-    return ExitStatus.WARNINGS if status is ExitStatus.DONE and reading.report.open_ended else status
+    unsure = reading.report.open_ended or check.unreadable
+    return ExitStatus.WARNINGS if status is ExitStatus.DONE and unsure else status
 
 
 def run_extract(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Restore below --to."""
     reading = _Reading(args, out)
     wanted = path_filter(args.file) if args.file else None
-    aliases = link_aliases(read_volumes(reading.paths, select=reading.bootstrap), wanted) if wanted else None
+    aliases = link_aliases(reading.read(), wanted) if wanted else None
     extractor = Extractor(args.to, select=wanted, aliases=aliases, replace=Replace(args.replace))
     summary = extractor.run(reading.events("extract"))
     if wanted and not (summary.files or summary.skipped or summary.failed):

@@ -300,6 +300,7 @@ class Extractor:
             self._plan.learn_none(event)
         try:
             if one.failed:
+                self._drop_empty(one)
                 return
             missed = self._complete(one)
         except (OSError, OverflowError) as error:
@@ -311,6 +312,12 @@ class Extractor:
                 one.fd = None
         self.summary.files += 1
         self._judge(one, event, missed)
+
+    def _drop_empty(self, one: _Open) -> None:
+        """An empty file in place of one whose data cannot be read at all would look like an empty file."""
+        if one.fd is not None and not one.length:
+            self._target.remove(one.parts)
+            self._links.pop((one.entry.ids, one.entry.file_index), None)
 
     def _complete(self, one: _Open) -> list[str]:
         """Length and attributes of a file whose data are written. Those of directories wait for their contents."""

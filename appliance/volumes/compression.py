@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from appliance.volumes import fastlz, lzo, optional
 from appliance.volumes.errors import UnsupportedError, VolumeError
 from appliance.volumes.streams import (
     ENCRYPTED_DATA,
@@ -22,7 +24,7 @@ _OFFSET = struct.Struct(">Q")
 _HEADER = struct.Struct(">4sIHH")  # algorithm, compressed bytes, level, version
 _VERSION = 1
 _MAX_PLAIN = 32 << 20  # bytes from one record; clients send chunks of at most a few MiB
-_ALGORITHMS = {b"LZOX": "LZO", b"LZOY": "ZSTD", b"FZFZ": "LZFAST", b"FZ4L": "LZ4", b"FZ4H": "LZ4HC"}
+_MAX_WINDOW = 32 << 20
 _ZLIB = frozenset({Stream.GZIP_DATA, Stream.SPARSE_GZIP_DATA})
 _FRAMED = frozenset({Stream.COMPRESSED_DATA, Stream.SPARSE_COMPRESSED_DATA})
 _PLAIN = frozenset({Stream.FILE_DATA, Stream.SPARSE_DATA})
@@ -58,7 +60,7 @@ def decode(stream: int, data: memoryview) -> Chunk:
     if kind in _PLAIN:
         return Chunk(offset, data)
     if kind in _ZLIB:
-        return Chunk(offset, _inflate(data))
+        return Chunk(offset, memoryview(_inflate(data)))
     if kind in _FRAMED:
         return Chunk(offset, _framed(data))
     raise UnsupportedError(f"the data are {stream_name(stream)}, which this version does not read")
@@ -71,14 +73,48 @@ def _framed(data: memoryview) -> memoryview:
     body = data[_HEADER.size :]
     if version != _VERSION or size != len(body):
         raise VolumeError(f"a compressed record has a wrong header (version {version}, {size} of {len(body)} bytes)")
-    if magic == b"GZIP":
-        return _inflate(body)
-    if magic in _ALGORITHMS:
-        raise UnsupportedError(f"the data are compressed with {_ALGORITHMS[magic]}, which this version does not read")
-    raise VolumeError(f"a compressed record has the unknown mark {magic!r}")
+    expand = _ALGORITHMS.get(magic)
+    if expand is None:
+        raise VolumeError(f"a compressed record has the unknown mark {magic!r}")
+    return memoryview(expand(body))
 
 
-def _inflate(data: memoryview) -> memoryview:
+def _lzo(data: memoryview) -> bytes:
+    return lzo.expand(data, _MAX_PLAIN)
+
+
+def _lzfast(data: memoryview) -> bytes:
+    return fastlz.frames(data, fastlz.expand, _MAX_PLAIN)
+
+
+def _lz4(data: memoryview) -> bytes:
+    library = optional.need("lz4.block")
+
+    def expand(body: memoryview, size: int) -> bytes:
+        try:
+            return bytes(library.decompress(body, uncompressed_size=size))
+        except (library.LZ4BlockError, ValueError) as error:
+            raise VolumeError(f"LZ4 data are damaged ({error})") from None
+
+    return fastlz.frames(data, expand, _MAX_PLAIN)
+
+
+def _zstandard(data: memoryview) -> bytes:
+    library = optional.need("zstandard")
+    try:
+        size = library.frame_content_size(data)
+        if not 0 <= size <= _MAX_PLAIN:
+            raise VolumeError("Zstandard data without their plain length, or that expand beyond all measure")
+        with library.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(data) as reader:
+            plain = bytes(reader.read(size + 1))
+    except library.ZstdError as error:
+        raise VolumeError(f"Zstandard data cannot be expanded ({error})") from None
+    if len(plain) != size:
+        raise VolumeError("Zstandard data are cut, or expand to more than they say")
+    return plain
+
+
+def _inflate(data: memoryview) -> bytes:
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(data, _MAX_PLAIN)
@@ -86,4 +122,14 @@ def _inflate(data: memoryview) -> memoryview:
         raise VolumeError(f"compressed data cannot be expanded ({error})") from None
     if not inflater.eof or inflater.unused_data:
         raise VolumeError("compressed data are cut, too long, or expand beyond all measure")
-    return memoryview(plain)
+    return plain
+
+
+_ALGORITHMS: dict[bytes, Callable[[memoryview], bytes]] = {
+    b"GZIP": _inflate,
+    b"LZOX": _lzo,
+    b"LZOY": _zstandard,
+    b"FZFZ": _lzfast,
+    b"FZ4L": _lz4,
+    b"FZ4H": _lz4,
+}

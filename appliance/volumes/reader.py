@@ -14,14 +14,19 @@ from types import TracebackType
 from typing import Self
 
 from appliance.errors import NotFoundError, PermissionDeniedError
+from appliance.volumes import bb03
+from appliance.volumes.bb03 import VolumeKey, VolumeKeys
 from appliance.volumes.blocks import (
     BLOCK_HEADER,
     MAGIC,
+    MAGIC3,
     MAGIC_OFFSET,
     MAX_BLOCK,
     MAX_RECORD,
     MIN_BLOCK,
     RECORD_HEADER,
+    BlockHeader,
+    Option,
     SessionIds,
     checksum,
 )
@@ -30,7 +35,13 @@ from appliance.volumes.labels import LabelKind, VolumeLabel
 
 _WINDOW = 4 << 20
 _HEAD = BLOCK_HEADER.size
-_FOREIGN = {b"BB03": "BB03 (Bacula 15 and later)", b"BB01": "BB01 (Bacula before 2002)"}
+_OLD = b"BB01"
+_OLD_TOLD = "in block format BB01 (Bacula before 2002), which this version does not read"
+_NO_LIBRARY = "in block format BB03 (Bacula 15), whose checksums need the Python library xxhash"
+_NO_KEY = "that are enciphered, and no key for them is given (--volume-key)"
+_LIBRARY_HINT = "Install the package python3-xxhash (or: pip install xxhash)."
+_FAMILY = MAGIC[:3]
+_LONGEST_HEAD = MIN_BLOCK + 8
 _NOT_ONE = "Leave it out; 'magbay volume list' takes volume files only."
 # While looking for the next block, every "BB02" in the data costs a checksum over the length it claims. This much more
 # than the distance searched is spent at most, so that a hostile file cannot make the search quadratic.
@@ -39,12 +50,16 @@ _SEARCH_ALLOWANCE = 256 << 20
 
 @dataclass(frozen=True)
 class Block:
-    """A whole block with a good checksum. *data* (header included) is valid until the next block is asked for."""
+    """A whole block with a good checksum. *data* (header included) is valid until the next block is asked for.
+
+    *begin*: where in it the first record stands. The data of an enciphered block are the plain ones.
+    """
 
     address: int
     number: int
     ids: SessionIds
     data: memoryview
+    begin: int = _HEAD
 
 
 @dataclass(frozen=True)
@@ -65,15 +80,19 @@ class Damage:
 class _Flaw:
     what: str
     length: int = 0  # of the block as its header claims, where that is possible at all
-    foreign: str = ""  # name of another block format
+    foreign: str = ""  # why this version or this call does not read blocks like it
 
 
 class VolumeReader:
-    """One open volume. `NotFoundError` when there is no such file, `VolumeError` when it cannot be a volume."""
+    """One open volume. `NotFoundError` when there is no such file, `VolumeError` when it cannot be a volume.
 
-    def __init__(self, path: Path) -> None:
+    *keys*: where the keys of enciphered volumes are.
+    """
+
+    def __init__(self, path: Path, keys: VolumeKeys | None = None) -> None:
         self.path = path
         self.name = str(path)
+        self._keys: tuple[VolumeKey, ...] = ()  # of this volume
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -91,6 +110,8 @@ class VolumeReader:
                 raise VolumeError(f"{path}: is a directory", hint=f"Give the volumes in it: {path}/*")
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             self._refuse_foreign()
+            if keys is not None:
+                self._keys = keys.of(path, self._label_name())
         except OSError:
             os.close(self._fd)
             raise VolumeError(f"{path}: is not a regular file", hint="Give the path of a volume file.") from None
@@ -116,11 +137,19 @@ class VolumeReader:
         if not self.size:
             raise VolumeError(f"{self.path}: the file is empty, no volume label on it", hint=_NOT_ONE)
         magic = bytes(self._window(0, 16)[MAGIC_OFFSET:])
-        if magic in _FOREIGN:
-            raise UnsupportedError(
-                f"{self.path}: the volume is in block format {_FOREIGN[magic]}, which this version does not read",
-                hint="Read it with the tools of the Bacula version that wrote it.",
-            )
+        if magic == _OLD:
+            hint = "Read it with the tools of the Bacula version that wrote it."
+            raise UnsupportedError(f"{self.path}: the volume is {_OLD_TOLD}", hint=hint)
+        if magic == MAGIC3 and bb03.library() is None:
+            raise UnsupportedError(f"{self.path}: the volume is {_NO_LIBRARY}", hint=_LIBRARY_HINT)
+
+    def _label_name(self) -> str:
+        first = self._judge(0)
+        try:
+            label = parse_label_block(first, self.path) if isinstance(first, Block) else None
+        except VolumeError:  # told where the label is asked for
+            label = None
+        return label.name if label else ""
 
     def _window(self, address: int, length: int) -> memoryview:
         """*length* bytes of the file from *address*, fewer at its end."""
@@ -147,22 +176,41 @@ class VolumeReader:
         head = self._window(address, _HEAD)
         if len(head) < _HEAD:
             return _Flaw(f"the volume ends inside a block header ({len(head)} of {_HEAD} bytes)")
-        stored, length, number, magic, session_id, session_time = BLOCK_HEADER.unpack(head)
-        possible = length if MIN_BLOCK <= length <= MAX_BLOCK else 0
-        if magic in _FOREIGN:
-            name = _FOREIGN[magic]
-            return _Flaw(f"blocks in format {name}, which this version does not read", possible, foreign=name)
-        if magic != MAGIC:
-            zeros = not any(self._window(address, 4096))
-            return _Flaw("zeros instead of a block" if zeros else "no block where one must begin", possible)
-        if not possible:
+        header = BlockHeader.parse(head)
+        if header is None:
+            return self._no_block(address, head)
+        length = header.length
+        if not header.possible:
             return _Flaw(f"a block claims an impossible length of {length} bytes")
         block = self._window(address, length)
         if len(block) < length:
             return _Flaw(f"the volume is cut short: a block of {length} bytes, the file ends after {len(block)}")
-        if checksum(block) != stored:
-            return _Flaw(f"wrong checksum of a block of {length} bytes", possible)
-        return Block(address, number, SessionIds(session_id, session_time), block)
+        if header.magic == MAGIC:
+            if checksum(block) != header.first:
+                return _Flaw(f"wrong checksum of a block of {length} bytes", length)
+        else:
+            told = self._judge3(header, block)
+            if isinstance(told, _Flaw):
+                return told
+            block = told
+        return Block(address, header.number, header.ids, block, header.size)
+
+    def _no_block(self, address: int, head: memoryview) -> _Flaw:
+        length: int = BLOCK_HEADER.unpack(head)[1]
+        possible = length if MIN_BLOCK <= length <= MAX_BLOCK else 0
+        if head[MAGIC_OFFSET : MAGIC_OFFSET + len(_OLD)] == _OLD:
+            return _Flaw(f"blocks {_OLD_TOLD}", possible, _OLD_TOLD)
+        zeros = not any(self._window(address, 4096))
+        return _Flaw("zeros instead of a block" if zeros else "no block where one must begin", possible)
+
+    def _judge3(self, header: BlockHeader, block: memoryview) -> memoryview | _Flaw:
+        """The block with its plain body, or what is wrong with it."""
+        if bb03.library() is None:
+            return _Flaw(f"blocks {_NO_LIBRARY}", header.length, _NO_LIBRARY)
+        if header.options & Option.BLOCK_ENCIPHERED and not self._keys:
+            return _Flaw(f"blocks {_NO_KEY}", header.length, _NO_KEY)
+        judged = bb03.judge(header, block, self._keys)
+        return _Flaw(judged, header.length) if isinstance(judged, str) else judged
 
     def _good(self, address: int) -> bool:
         return address == self.size or (address < self.size and isinstance(self._judge(address), Block))
@@ -192,9 +240,9 @@ class VolumeReader:
         while self.size - at >= MIN_BLOCK:
             self._window(at, min(_WINDOW, self.size - at))
             low = at - self._begin + MAGIC_OFFSET
-            found = self._buffer.find(MAGIC, low, self._end - self._begin)
+            found = self._buffer.find(_FAMILY, low, self._end - self._begin)
             if found < 0:
-                at = self._end - MAGIC_OFFSET - len(MAGIC) + 1
+                at = self._end - MAGIC_OFFSET - len(_FAMILY) + 1
                 if self._end >= self.size:
                     break
                 continue
@@ -210,13 +258,14 @@ class VolumeReader:
 
     def _claimed(self, address: int) -> int:
         """Length of the block that may begin at *address*, 0 if header and first record cannot be true."""
-        head = self._window(address, MIN_BLOCK)
-        if len(head) < MIN_BLOCK:
+        head = self._window(address, _LONGEST_HEAD)
+        header = BlockHeader.parse(head) if len(head) >= MIN_BLOCK else None
+        if header is None or not header.possible or header.length > self.size - address:
             return 0
-        length: int = BLOCK_HEADER.unpack_from(head)[1]
-        index, _, size = RECORD_HEADER.unpack_from(head, _HEAD)
-        possible = MIN_BLOCK <= length <= min(MAX_BLOCK, self.size - address)
-        return length if possible and index and size < MAX_RECORD else 0
+        if header.options & Option.BLOCK_ENCIPHERED or len(head) < header.size + RECORD_HEADER.size:
+            return header.length
+        index, _, size = RECORD_HEADER.unpack_from(head, header.size)
+        return header.length if index and size < MAX_RECORD else 0
 
     def blocks(self, start: int = 0) -> Iterator[Block | Damage]:
         """Every block from address *start* on (a block border), and in its place whatever is damaged."""
@@ -252,10 +301,10 @@ class VolumeReader:
 
 def parse_label_block(block: Block, path: Path) -> VolumeLabel | None:
     """The label in the first *block* of a volume; None when another record stands there. `VolumeError` as `label`."""
-    index, _, length = RECORD_HEADER.unpack_from(block.data, _HEAD)
+    index, _, length = RECORD_HEADER.unpack_from(block.data, block.begin)
     if index not in (LabelKind.PRE_LABEL, LabelKind.VOL_LABEL):
         return None
-    begin = _HEAD + RECORD_HEADER.size
+    begin = block.begin + RECORD_HEADER.size
     try:
         return VolumeLabel.parse(bytes(block.data[begin : begin + length]))
     except UnsupportedError as error:

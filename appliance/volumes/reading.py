@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from appliance.errors import UsageError
-from appliance.volumes.blocks import BLOCK_HEADER, RECORD_HEADER
+from appliance.volumes.bb03 import VolumeKeys
+from appliance.volumes.blocks import RECORD_HEADER
 from appliance.volumes.bsr import Bootstrap
 from appliance.volumes.events import Event, VolumeStart
 from appliance.volumes.labels import LabelKind
@@ -19,16 +20,18 @@ def read_volumes(
     *,
     select: Bootstrap | None = None,
     advance: Callable[[int], None] | None = None,
+    keys: VolumeKeys | None = None,
 ) -> Iterator[Event]:
     """The events of the volumes *paths*, in that order (see `in_order`).
 
-    *select*: only what a bootstrap file wants. *advance* is told the number of bytes read, block by block.
+    *select*: only what a bootstrap file wants. *advance* is told the number of bytes read, block by block. *keys*: of
+    enciphered volumes.
     Raises `NotFoundError` for a missing file, `VolumeError` for one that is no volume or of an unknown kind; damage
     comes as an event.
     """
     sessions = SessionReader(select)
     for path in paths:
-        with VolumeReader(path) as volume:
+        with VolumeReader(path, keys) as volume:
             label = volume.label()
             sessions.begin_volume(volume.name)
             yield VolumeStart(volume.name, label)
@@ -63,7 +66,7 @@ def _read_volume(
                 advance(item.length)
 
 
-def in_order(paths: Sequence[Path]) -> list[Path]:
+def in_order(paths: Sequence[Path], keys: VolumeKeys | None = None) -> list[Path]:
     """The order in which to read *paths*: as given, unless a volume that goes on with another one's job comes too soon.
 
     Then by the time at which their labels were written. Raises as `read_volumes`; `UsageError` for one given twice.
@@ -71,7 +74,7 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
     seen: set[Path] = set()
     facts: list[tuple[int, bool]] = []
     for path in paths:
-        with VolumeReader(path) as volume:
+        with VolumeReader(path, keys) as volume:
             label = volume.label()
             facts.append((label.write_time if label else 0, _goes_on(volume)))
         if path.resolve() in seen:
@@ -89,7 +92,7 @@ def _goes_on(volume: VolumeReader) -> bool:
     for item in volume.blocks():
         if not isinstance(item, Block):
             return False
-        first = RECORD_HEADER.unpack_from(item.data, BLOCK_HEADER.size)[0]
+        first = RECORD_HEADER.unpack_from(item.data, item.begin)[0]
         if first not in (LabelKind.PRE_LABEL, LabelKind.VOL_LABEL):
             return bool(first > 0)
     return False

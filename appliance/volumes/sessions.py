@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from appliance.volumes.attributes import FileType, parse_attributes, parse_restore_object
-from appliance.volumes.blocks import BLOCK_HEADER, MAX_RECORD, RECORD_HEADER, SessionIds
+from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds
 from appliance.volumes.bsr import Bootstrap
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import (
@@ -112,7 +112,7 @@ class SessionReader:
 
     def block(self, block: Block) -> Iterator[Event]:
         """The events of one block."""
-        view, at = block.data, BLOCK_HEADER.size
+        view, at = block.data, block.begin
         end = len(view)
         first = RECORD_HEADER.unpack_from(view, at)[0]
         if first < 0 and first not in _SESSION_LABELS:

@@ -76,7 +76,7 @@ _DIGEST_NAMES = {int(stream): name for name, stream in DIGEST_STREAMS.items()} |
 
 ATTRIBUTES = frozenset({Stream.UNIX_ATTRIBUTES, Stream.UNIX_ATTRIBUTES_EX})
 PLAIN_DATA = frozenset({Stream.FILE_DATA, Stream.SPARSE_DATA, Stream.WIN32_DATA})
-ENCRYPTED_DATA = frozenset({20, 21, 23, 24, 32, 33})
+ENCRYPTED_DATA = frozenset({20, 21, 23, 24, 25, 32, 33})
 DATA = PLAIN_DATA | ENCRYPTED_DATA | {4, 7, 12, 29, 30, 31}
 SPARSE = frozenset({Stream.SPARSE_DATA, Stream.SPARSE_GZIP_DATA, Stream.SPARSE_COMPRESSED_DATA})
 ACL = frozenset({15, 16, *range(1000, 1023)})
@@ -89,6 +89,11 @@ def digest_name(stream: int, length: int) -> str | None:
     if kind == Stream.XXH3_DIGEST:
         return "XXH3_64" if length == 8 else "XXH128"
     return _DIGEST_NAMES.get(kind)
+
+
+def is_encrypted(stream: int) -> bool:
+    """Whether the client encrypted the data of this stream."""
+    return stream & TYPE_MASK in ENCRYPTED_DATA
 
 
 def stream_name(stream: int) -> str:

@@ -5,25 +5,19 @@ Which algorithm a session uses shows with its first digest, so the first file wi
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from appliance.volumes import digests
 from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.compression import decode
 from appliance.volumes.errors import UnsupportedError, VolumeError
 from appliance.volumes.events import Data, Digest, Event, FileEnd, FileStart, FileState, SessionEnd
-from appliance.volumes.streams import DIGEST_STREAMS
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 _PIECE = 1 << 20  # bytes given to the thread at once; smaller files do without it
 _MAX_PENDING = 4
-_ALL = frozenset(DIGEST_STREAMS)
 
 
 class FileDigest:
@@ -33,7 +27,7 @@ class FileDigest:
     """
 
     def __init__(self, algorithms: frozenset[str], worker: ThreadPoolExecutor) -> None:
-        self._hashes: dict[str, _Hash] = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+        self._hashes = {name: digests.new(name) for name in algorithms}
         self._worker = worker
         self._gathered = bytearray()
         self._pending: deque[Future[None]] = deque()
@@ -68,13 +62,14 @@ class DigestPlan:
     """Knows which algorithms the files of each session need. *known*: what the caller knows, for all sessions."""
 
     def __init__(self, known: str | None = None) -> None:
-        self._known = frozenset({known}) if known in _ALL else None
+        self._all = digests.computable()
+        self._known = frozenset({known}) if known in self._all else None
         self._learned: dict[SessionIds, frozenset[str]] = {}
         self._worker = ThreadPoolExecutor(1, "digest")
 
     def start(self, ids: SessionIds) -> FileDigest:
         """The digest for the next file of session *ids*."""
-        return FileDigest(self._learned.get(ids, self._known if self._known is not None else _ALL), self._worker)
+        return FileDigest(self._learned.get(ids, self._known if self._known is not None else self._all), self._worker)
 
     def close(self) -> None:
         """End the thread."""
@@ -82,7 +77,7 @@ class DigestPlan:
 
     def learn(self, digest: Digest) -> None:
         """A digest record was seen."""
-        if digest.algorithm in _ALL:
+        if digest.algorithm in self._all:
             ids = digest.entry.ids
             self._learned[ids] = self._learned.get(ids, frozenset()) | {digest.algorithm}
 
@@ -103,8 +98,9 @@ class ContentCheck:
     files: int = 0
     bytes: int = 0
     verified: int = 0  # files whose digest matched
-    unverified: int = 0  # files with a digest of a kind that is not computed, or data that cannot be decoded
+    unverified: int = 0  # files with a digest of a kind that is not computed here, or data of a kind that is not read
     mismatches: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # files with data of a kind that is not read, and why
     _plan: DigestPlan = field(default_factory=DigestPlan)
     _open: dict[SessionIds, FileDigest | None] = field(default_factory=dict)
 
@@ -134,9 +130,10 @@ class ContentCheck:
             return
         try:
             plain = decode(event.stream, event.data).data
-        except UnsupportedError:
+        except UnsupportedError as error:
             self._open[event.entry.ids] = None
             self.unverified += 1
+            self.unreadable.append(f"{event.entry.path}: {error.message}")
         except VolumeError as error:
             self._open[event.entry.ids] = None
             self.mismatches.append(f"{event.entry.path}: {error.message}")

@@ -121,6 +121,30 @@ def test_extract_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert sorted(os.listdir(tmp_path / "out2/a")) == ["3", "4"]
 
 
+def test_enciphered_volume_with_and_without_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volumes, manifest = sample("bacula-15.0", "a-encrypted")
+    status, found = document(capsys, "list", *volumes)
+    assert status == 1 and not found["files"] and "--volume-key" in found["damage"][0]["what"]
+    key = volumes[0].parent / manifest["volumes"][0]["key_file"]
+    for place in (key, key.parent):
+        status, found = document(capsys, "check", "--volume-key", place, *volumes)
+        assert status == 0 and found["counts"]["verified"] == 16 and not found["damage"]
+    assert run("extract", *volumes, "--to", tmp_path / "out", "--volume-key", key, "--file", "*.txt") == 0
+    assert run("show", "--volume-key", tmp_path / "missing", *volumes) == 4
+    assert key.read_text().split("cipher_key: ")[1][:20] not in capsys.readouterr().out
+
+
+def test_data_encrypted_by_the_client_are_told_file_by_file(capsys: pytest.CaptureFixture[str]) -> None:
+    volumes, manifest = sample("bareos-26", "a-pki")
+    secret = [one["path"] for one in manifest["jobs"][0]["files"] if one.get("size") and not one["link_fi"]]
+    status, found = document(capsys, "list", *volumes)
+    assert status == 0 and [one["path"] for one in found["files"] if one["encrypted"]] == secret
+    assert run("list", *volumes) == 0
+    assert f"{len(secret)} of them encrypted by the client" in capsys.readouterr().out
+    status, found = document(capsys, "check", *volumes)
+    assert status == 3 and [text.partition(":")[0] for text in found["unreadable"]] == secret
+
+
 def test_selection_by_bootstrap_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = one_job(tmp_path / "v", lambda job: [job.file(b"/%d" % number, b"x") for number in range(5)])
     bsr = tmp_path / "b.bsr"

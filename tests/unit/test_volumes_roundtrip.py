@@ -24,6 +24,7 @@ from appliance.volumes.streams import Stream, digest_name
 from appliance.volumes.writer import SessionWriter
 from tests.unit.volume_builder import NOW, Kept, label_of
 
+MAGICS = (b"GZIP", b"LZOX", b"LZOY", b"FZFZ", b"FZ4L", b"FZ4H")
 NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1)
 NAMES = st.binary(min_size=1, max_size=300).filter(lambda name: b"\0" not in name)
 
@@ -168,8 +169,8 @@ def test_records_come_back(sizes: list[int], files: list[tuple[int, list[int]]],
         (29, b"GZIP\0\0\0\x01\0\x06\0\x01ab", VolumeError),  # wrong length
         (29, b"GZIP\0\0\0\x02\0\x06\0\x02ab", VolumeError),  # wrong version
         (29, b"????\0\0\0\x02\0\x06\0\x01ab", VolumeError),
-        (29, b"LZOX\0\0\0\x02\0\x06\0\x01ab", UnsupportedError),
-        (29, b"LZOY\0\0\0\x02\0\x06\0\x01ab", UnsupportedError),
+        *((29, magic + b"\0\0\0\x02\0\x06\0\x01ab", VolumeError) for magic in MAGICS),
+        *((29, magic + b"\0\0\0\0\0\x06\0\x01", VolumeError) for magic in MAGICS),
         (20, b"cipher", UnsupportedError),
         (2 | 1 << 27, b"delta", UnsupportedError),
         (11, b"windows", UnsupportedError),

@@ -141,6 +141,12 @@ def sample(which: str, name: str) -> tuple[list[Path], dict[str, Any]]:
     return [CORPUS / which / name / one["file"] for one in entry["volumes"]], entry
 
 
+def names_of(which: str) -> list[str]:
+    """The names of all samples of a corpus; none where the corpus is not there (`sample` skips then)."""
+    file = CORPUS / which / "manifest.json"
+    return [sample["name"] for sample in json.loads(file.read_text())["samples"]] if file.exists() else ["(missing)"]
+
+
 def digest_hex(text: str) -> str:
     """The catalog's base64 without padding as hex."""
     return base64.b64decode(text + "=" * (-len(text) % 4)).hex()
