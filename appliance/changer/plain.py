@@ -2,15 +2,13 @@
 
 The head is a line of fields with tabs between them, and a line for each thing that it rests on, up to an empty line:
 
-    magbay-changer 1, CONFIG, DRIVE_DIR, DRIVES, LISTED, FOLDERS (0 or 1), SLOTS, and the bytes of the three texts below
-    DEVICE INODE MODIFIED CHANGED SIZE, PATH           what stat(2) says (times in whole seconds; blanks between), or
-    -, PATH                                            where nothing is
+    magbay-changer 2, CONFIG, DRIVE_DIR, STATX, DRIVES, LISTED, FOLDERS (0 or 1), SLOTS, and bytes of the three texts
+    INODE SIZE CHANGED NS MODIFIED NS MAJOR MINOR, PATH   what statx(2) says (times: seconds, nanoseconds), or
+    -, PATH                                               where nothing is
 
-The texts are the answer to `list`, the `S:` lines of `listall` when all drives are empty, and, behind an empty line, a
-line `PATH SLOT NAME` for each volume that can be loaded.
-
-Its reader sees whole seconds only. So it is written only when everything that it rests on has not changed for some
-seconds: then every later change has another second.
+STATX is the number of that system call on this machine: perl's own stat sees whole seconds only, and without modules
+it knows no numbers. The texts are the answer to `list`, the `S:` lines of `listall` when all drives are empty, and,
+behind an empty line, a line `PATH SLOT NAME` for each volume that can be loaded.
 """
 
 # pathlib is slow to import, and this may be on the path of a Changer Command.
@@ -18,16 +16,18 @@ seconds: then every later change has another second.
 from __future__ import annotations
 
 import os
-import time
 
-from appliance.changer.view import COARSE, Presence, Stamp, View
+from appliance.changer.view import Presence, Stamp, View
 
 PLAIN = "changer.txt"
 _NS = 1_000_000_000
+# Of Linux' tables of system calls (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h). On other
+# machines nothing is written, and the other half answers.
+_STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291}
 
 
 def publish(view: View) -> None:
-    """Write the text of *view* if it can be proved current by whole seconds and is not there already.
+    """Write the text of *view* if it can be proved current and is not there already.
 
     Raises `OSError`.
     """
@@ -55,24 +55,24 @@ def publish(view: View) -> None:
 
 def _head(view: View) -> tuple[str, str] | None:
     """The first line but the lengths, and the lines of the stamps; None when nothing can be written."""
+    statx = _STATX.get(os.uname().machine)
     stamps = [_stamp(path, then) for path, then in view.stamps]
     values = [view.config, view.drive_dir, *(path for path, _then in view.stamps), *(e.path for e in view.entries)]
-    if view.unreadable or not stamps or "" in stamps or any("\t" in value or "\n" in value for value in values):
+    if statx is None or view.unreadable or not stamps or "" in stamps or any("\t" in v or "\n" in v for v in values):
         return None
-    numbers = (view.drives, view.listed, int(view.folders), view.slots)
-    return "\t".join(["magbay-changer 1", view.config, view.drive_dir, *map(str, numbers)]), "".join(stamps)
+    numbers = (statx, view.drives, view.listed, int(view.folders), view.slots)
+    return "\t".join(["magbay-changer 2", view.config, view.drive_dir, *map(str, numbers)]), "".join(stamps)
 
 
 def _stamp(path: str, then: Stamp) -> str:
-    """The line of one stamp; empty when it proves nothing to somebody who sees whole seconds."""
+    """The line of one stamp; empty when it proves nothing."""
     if then is None:
         return f"-\t{path}\n"
     if not isinstance(then, list):
         return ""
     device, inode, modified, changed, size = then
-    if time.time() - max(modified, changed) / _NS < COARSE:
-        return ""
-    return f"{device} {inode} {modified // _NS} {changed // _NS} {size}\t{path}\n"
+    times = f"{changed // _NS} {changed % _NS} {modified // _NS} {modified % _NS}"
+    return f"{inode} {size} {times} {os.major(device)} {os.minor(device)}\t{path}\n"
 
 
 def _paths(view: View) -> str:

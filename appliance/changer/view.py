@@ -24,9 +24,11 @@ DEFAULT_RUN_DIR = "/run/magbay"
 _FORMAT = 2
 # `listall` shows at least this many slots, so that an empty changer does not look like a broken one.
 _LEAST_SHOWN = 10
-# Time stamps of some file systems are as coarse as 2 s (FAT). A directory that changed less than this many seconds
-# before it was read may change again without a new stamp: what was read of it cannot be proved current later.
-COARSE = 2.5
+# What changed just before it was looked at may change again within the same time stamp: what was seen of it cannot be
+# proved current later. File systems that keep nanoseconds stamp with the kernel's tick, at most 10 ms; some keep whole
+# seconds (ext3, some NFS servers) or every second one (FAT), which shows in a stamp without fractions.
+_FINE_NS, _COARSE_NS = 20_000_000, 2_500_000_000
+_TICK_NS = 10_000_000
 # More than a configuration file may have.
 _MOST_BYTES = 1_000_000
 
@@ -206,11 +208,13 @@ def stamp(path: str, *, settled: bool = False) -> Stamp:
 
     Files that are always replaced and never written in place do not need it. Raises `OSError`.
     """
+    now = time.time_ns()
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if settled and time.time() - found.st_mtime < COARSE:
+    unsure = _FINE_NS if found.st_mtime_ns % _TICK_NS else _COARSE_NS
+    if settled and now - found.st_mtime_ns < unsure:
         return False
     return [found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size]
 

@@ -72,18 +72,15 @@ def make(root: Path, text: str = YAML) -> Box:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> list[Box]:
-    """Published boxes. Only what has not changed for some seconds is published: all are made at once, to wait once.
-
-    First come those with a configuration of OTHERS.
-    """
+    """Published boxes; first those with a configuration of OTHERS."""
     base, home = tmp_path_factory.mktemp("quick"), Path.cwd()
     made = [make(base / f"other{n}", text) for n, text in enumerate(OTHERS)]
-    made += [make(base / str(n)) for n in range(24)]
-    for wait in (3, 0):
+    made += [make(base / str(n)) for n in range(28)]
+    for _ in range(2):  # the first makes directories itself, which are too young then
         for box in made:
             os.chdir(box.root)
             assert command.main([str(box.config), "refresh"]) == 0
-        time.sleep(wait)
+        time.sleep(0.05)
     os.chdir(home)
     return made
 
@@ -135,7 +132,7 @@ def test_it_is_good_perl_without_surprises(tmp_path: Path) -> None:
     first, second = SCRIPT.read_text().split("__END__\nEach function here is compiled alone, when it is called.\n")
     text = first.replace("#!/usr/bin/perl\n", "use strict; use warnings;\n", 1) + second
     (tmp_path / "whole.pl").write_text(
-        text.replace("goto &$name", "no strict 'refs'; goto &$name").replace("<DATA>", "''")
+        text.replace("unless (defined &$name)", "no strict 'refs'; unless (defined &$name)").replace("DATA", "STDIN")
     )
     done = subprocess.run(["perl", "-c", str(tmp_path / "whole.pl")], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr.count("\n") == 1, done.stderr
@@ -244,10 +241,23 @@ def test_it_never_answers_when_anything_it_rests_on_has_changed(box: Box, change
         assert box.hands_over(*words)
 
 
-def test_what_is_too_young_is_not_published(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    box = make(tmp_path / "young")
+def test_it_answers_right_after_a_change(box: Box) -> None:
+    """Nanoseconds tell the change from the next one, so nobody has to wait until the seconds are over."""
+    for number in range(3):
+        (box.root / "m1" / f"v{number + 3}").write_bytes(LABEL)
+        assert box.hands_over("list")
+        past = time.time_ns() - 50_000_000  # as if the other half had taken a while to start
+        os.utime(box.root / "m1", ns=(past, past + number))
+        assert command.main([str(box.config), "refresh"]) == 0
+        assert box.alone("list").endswith(f":v{number + 3}\n")
+
+
+@pytest.mark.parametrize("age", [0, 2_000_000_000], ids=["within a tick", "whole seconds"])
+def test_what_is_too_young_is_not_published(box: Box, age: int) -> None:
+    now = time.time_ns() + 10_000_000_000  # a look that is quicker than the clock ticks
+    os.utime(box.root / "m1", ns=(now, now // 1_000_000_000 * 1_000_000_000 - age if age else now))
     assert command.main([str(box.config), "list"]) == 0
-    assert not (box.root / "run" / PLAIN).exists() and box.hands_over("list")
+    assert box.hands_over("list")
 
 
 def test_a_load_waits_for_the_lock_and_questions_do_not(shared: Box) -> None:
