@@ -12,6 +12,7 @@ from appliance.agents.loop import Complaints, Wakeup, serve
 from appliance.agents.names import MAGAZINE
 from appliance.agents.names import MEDIA as BUS_NAME
 from appliance.agents.names import MEDIA_ROOT as ROOT
+from appliance.agents.rotation import SIGNAL, SIGNATURE, Rotation
 from appliance.config.schema import Config
 from appliance.host.api import Host, Interface, Method
 from appliance.host.files import write_atomic
@@ -40,6 +41,7 @@ class MediaAgent:
         self._published: str | None = None
         self._exported: set[str] = set()
         self._complaints = Complaints(host, priority=3)
+        self._rotation = Rotation(config, host)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -56,6 +58,7 @@ class MediaAgent:
         before = {(report.node, report.luks_uuid): report for report in self._reports}
         self._reports = await self._media.reconcile()
         self._publish()
+        self._rotation.round(self._reports)
         self._complaints.tell(tuple(f"an enrolment cannot be read: {e.message}" for e in self._media.damaged))
         nodes = {report.node for report in self._reports}
         for report in self._reports:
@@ -77,7 +80,9 @@ class MediaAgent:
 
     def _export(self) -> None:
         bus = self._host.bus
-        wanted = {f"/org/magbay/magazine/{_element(r.magazine)}": r for r in self._reports if r.magazine}
+        # The disk in use comes after its refused copies, which bear the same name.
+        ordered = sorted(self._reports, key=lambda report: bool(report.filesystem_uuid))
+        wanted = {f"/org/magbay/magazine/{_element(r.magazine)}": r for r in ordered if r.magazine}
         for path in self._exported - set(wanted):
             bus.unexport(path)
         for path, report in wanted.items():
@@ -127,7 +132,7 @@ class MediaAgent:
         return Interface(
             BUS_NAME,
             methods={"Eject": Method("s", "", eject), "Rescan": Method("", "", rescan)},
-            signals={"Changed": "", "MagazineChanged": "ssss"},
+            signals={"Changed": "", "MagazineChanged": "ssss", SIGNAL: SIGNATURE},
             properties=lambda: {"Magazines": ("as", sorted({r.magazine for r in self._reports if r.magazine}))},
         )
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "config": "config",
     "agent": "agent",
     "director": "director",
+    "rotation": "rotation",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.changer.service import Changer
 from appliance.cli.magazine import describe
 from appliance.cli.output import Output, as_told, human_bytes
+from appliance.cli.rotation import section as rotation
 from appliance.config.loader import load
 from appliance.config.schema import Config, DirectorKind
 from appliance.director.wanted import published as published_wants
@@ -68,6 +69,7 @@ def collect(config: Config) -> dict[str, Any]:
         "magazines": magazines,
         "drives": drives,
         "jobs": _last_jobs(config),
+        "rotation": rotation(config),
         "director": published_wants(config.run_dir) if config.director.kind is not DirectorKind.NONE else None,
     }
 
@@ -102,15 +104,8 @@ def show(facts: dict[str, Any], out: Output) -> None:
         out.line(f"  {magazine['name']:<20} {magazine['state']:<15} {count}{reason}")
     if not facts["magazines"]:
         out.line("  none yet: 'magbay prepare DEVICE --name NAME' makes one of a blank disk")
-    present = [disk for disk in facts["disks"] if disk["state"] != "gone"]
-    if present:
-        out.line("Disks")
-    for disk in present:
-        whose = disk["magazine"] or "-"
-        words = f"{disk['node']:<12} {as_told(disk['serial']) or '-':<20} {human_bytes(disk['size']):>9}  {whose:<16}"
-        out.line(f"  {words} {disk['state']}{': ' + disk['reason'] if disk['reason'] else ''}")
-        if disk["hint"]:
-            out.line(f"      {disk['hint']}")
+    _show_rotation(facts["rotation"], out)
+    _show_disks([disk for disk in facts["disks"] if disk["state"] != "gone"], out)
     out.line("Drives")
     for drive in facts["drives"]:
         out.line(
@@ -122,6 +117,24 @@ def show(facts: dict[str, Any], out: Output) -> None:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["started"]))
         counts = f"{job['files']:>8} files {human_bytes(job['bytes']):>10}"
         out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {started}")
+
+
+def _show_rotation(sets: list[dict[str, Any]], out: Output) -> None:
+    if sets:
+        out.line("Rotation")
+    for item in sets:
+        out.line(f"  {item['sentence']}")
+
+
+def _show_disks(disks: list[dict[str, Any]], out: Output) -> None:
+    if disks:
+        out.line("Disks")
+    for disk in disks:
+        whose = disk["magazine"] or "-"
+        words = f"{disk['node']:<12} {as_told(disk['serial']) or '-':<20} {human_bytes(disk['size']):>9}  {whose:<16}"
+        out.line(f"  {words} {disk['state']}{': ' + disk['reason'] if disk['reason'] else ''}")
+        if disk["hint"]:
+            out.line(f"      {disk['hint']}")
 
 
 def _show_director(answer: dict[str, Any] | None, out: Output) -> None:

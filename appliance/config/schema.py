@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from appliance.config.care import HealthConfig, RotationConfig
 from appliance.config.kinds import (
     NAME,
     UUID,
@@ -255,6 +256,10 @@ class Config:
         Record(DirectorConfig), "The Bacula or Bareos Director.", default=DirectorConfig()
     )
     jobs: Mapping[str, JobConfig] = setting(MapOf(Record(JobConfig)), "Backup jobs, by name.", default={})
+    rotation: RotationConfig = setting(
+        Record(RotationConfig), "Which magazine is due in a bay, and when.", default=RotationConfig()
+    )
+    health: HealthConfig = setting(Record(HealthConfig), "What is made of a disk's own health.", default=HealthConfig())
 
     def __post_init__(self) -> None:
         _unique("magazines", [magazine.name for magazine in self.magazines])
