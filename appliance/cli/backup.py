@@ -78,10 +78,10 @@ def _counting(
     ended = threading.Event()
 
     def count() -> None:
-        names = walk.tops(request.paths)
+        names = request.tops()
         display.total = walk.total_bytes(names, backup.limits(config, request), lambda: ended.is_set() or stop())
 
-    walk.tops(request.paths)  # a path that does not exist is told before anything starts
+    request.tops()  # a path that does not exist is told before anything starts
     thread = threading.Thread(target=count, name="count", daemon=True)
     thread.start()
     try:

@@ -21,6 +21,8 @@ from appliance.errors import ConfigError
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)B?")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _MOST_BYTES = (1 << 63) - 1  # of a file, and of a number in the catalog
+_DURATION = re.compile(r"(\d{1,6})([smhdwy])|0")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 365 * 86400}
 # Names become path components, unit instances and label texts: Bacula's own alphabet, no leading dot or dash.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,126}")
 _UUID = re.compile(r"[0-9A-Fa-f][0-9A-Fa-f-]{3,35}")
@@ -139,6 +141,21 @@ class Size:
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^{_SIZE.pattern}$"}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds: `90s`, `10m`, `2h`, `7d`, `4w`, `1y` (365 days), or 0."""
+
+    def read(self, node: yaml.Node, where: Where) -> int:
+        text = scalar(node, where, "a duration").strip()
+        match = _DURATION.fullmatch(text)
+        if not match:
+            raise where.error(node, f"wants a duration such as 30m, 2h, 7d or 1y, got {text[:40]!r}")
+        return int(match[1]) * _UNITS[match[2]] if match[1] else 0
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^({_DURATION.pattern})$"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from enum import Enum
 from pathlib import Path
 
 from appliance.config.care import HealthConfig, RotationConfig
+from appliance.config.filesets import FilesetConfig
+from appliance.config.jobs import JobConfig, PoolConfig
 from appliance.config.kinds import (
     NAME,
     UUID,
@@ -26,28 +28,8 @@ from appliance.config.kinds import (
 
 # Bareos carries the slot count as a signed 16-bit number (reference changer.md, 1.9).
 MOST_SLOTS = 32767
-# The largest size that fits one label block and some data; smaller volumes would hold nothing.
-LEAST_VOLUME_BYTES = 65536
-
 # FIRST-LAST, both included.
 _RANGE = re.compile(r"\d{1,5}-\d{1,5}")
-
-
-class Signature(Enum):
-    """Digest kept for each regular file."""
-
-    MD5 = "MD5"
-    SHA1 = "SHA1"
-    SHA256 = "SHA256"
-    SHA512 = "SHA512"
-    NONE = "none"
-
-
-class LabelDialect(Enum):
-    """Which family of readers the volume labels are written for (no label suits all)."""
-
-    BACULA = "bacula"
-    BAREOS = "bareos"
 
 
 @dataclass(frozen=True)
@@ -124,37 +106,6 @@ class MagazineConfig:
         """The slots that are kept for this magazine; empty when any will do."""
         first, _, last = self.slots.partition("-")
         return range(int(first), int(last) + 1) if self.slots else range(0)
-
-
-@dataclass(frozen=True)
-class PoolConfig:
-    """How the volumes of a pool are made and filled."""
-
-    maximum_volume_bytes: int = setting(
-        Size(LEAST_VOLUME_BYTES), "A volume is full at this size.", default=10_000_000_000, example="10GB"
-    )
-    signature: Signature = setting(
-        Choice(Signature), "Digest kept for each file.", default=Signature.MD5, example="MD5"
-    )
-    label_dialect: LabelDialect = setting(
-        Choice(LabelDialect),
-        "Readers the labels are for: bacula (also Bareos up to 22) or bareos.",
-        default=LabelDialect.BACULA,
-        example="bacula",
-    )
-
-
-@dataclass(frozen=True)
-class JobConfig:
-    """A named backup job."""
-
-    paths: tuple[Path, ...] = setting(
-        ListOf(PathKind(), least=1), "Files and directories to save.", example="[/etc, /home]"
-    )
-    pool: str = setting(NAME, "Pool to write to.", default="Default", example="Default")
-    exclude: tuple[str, ...] = setting(
-        ListOf(Text("a pattern")), "Shell patterns of paths to leave out.", default=(), example='["*.tmp"]'
-    )
 
 
 @dataclass(frozen=True)
@@ -255,6 +206,9 @@ class Config:
     director: DirectorConfig = setting(
         Record(DirectorConfig), "The Bacula or Bareos Director.", default=DirectorConfig()
     )
+    filesets: Mapping[str, FilesetConfig] = setting(
+        MapOf(Record(FilesetConfig)), "What jobs save, by name.", default={}
+    )
     jobs: Mapping[str, JobConfig] = setting(MapOf(Record(JobConfig)), "Backup jobs, by name.", default={})
     rotation: RotationConfig = setting(
         Record(RotationConfig), "Which magazine is due in a bay, and when.", default=RotationConfig()
@@ -270,6 +224,8 @@ class Config:
         for name, job in self.jobs.items():
             if job.pool not in self.pools:
                 raise ValueError(f"job {name} names the pool {job.pool}, which is not under pools")
+            if job.fileset and job.fileset not in self.filesets:
+                raise ValueError(f"job {name} names the fileset {job.fileset}, which is not under filesets")
 
     @property
     def drive_dir(self) -> Path:

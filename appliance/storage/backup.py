@@ -13,18 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from appliance.config.schema import Config, JobConfig
+from appliance.config.filesets import FilesetConfig
+from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
 from appliance.magazines import attached
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
 from appliance.storage.joblog import JobLog, LogCallback
+from appliance.storage.limits import Limits
 from appliance.storage.model import Job, JobStatus, Level, NewJob
 from appliance.storage.pools import VolumeSource, dialect, pool_config
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.saver import Cancelled, Saver
+from appliance.storage.saving_options import SavingOptions
 from appliance.storage.sink import SpanningSink
-from appliance.storage.walk import Found, Limits, Walker, allow_depth, tops
+from appliance.storage.walk import Found, Walker, allow_depth, tops
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.writer import SessionWriter
@@ -36,13 +39,23 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class BackupRequest:
-    """What to save: *paths*, without what the shell patterns *exclude* match, to *pool* under the job name *name*."""
+    """What to save: *fileset* or else *paths* without what the patterns *exclude* match, to *pool*, as job *name*."""
 
     paths: tuple[Path, ...]
     name: str = DEFAULT_NAME
     pool: str = "Default"
     level: Level = Level.FULL
     exclude: tuple[str, ...] = ()
+    fileset: FilesetConfig | None = None
+
+    @property
+    def rules(self) -> FilesetConfig:
+        """What is saved and how."""
+        return self.fileset or FilesetConfig(self.paths, self.exclude)
+
+    def tops(self) -> list[bytes]:
+        """The absolute names to walk. Raises `NotFoundError`."""
+        return tops(self.rules.paths, one_file_system=self.rules.one_file_system)
 
 
 @dataclass(frozen=True)
@@ -90,9 +103,10 @@ def request_for(
     """
     if not all(words) or not words:
         raise UsageError("nothing to save", hint="Name a job of the configuration, or paths.")
-    job: JobConfig | None = config.jobs.get(words[0]) if len(words) == 1 and "/" not in words[0] else None
+    job = config.jobs.get(words[0]) if len(words) == 1 and "/" not in words[0] else None
     if job:
-        request = BackupRequest(job.paths, words[0], job.pool, level, job.exclude)
+        fileset = config.filesets[job.fileset] if job.fileset else FilesetConfig(job.paths, job.exclude)
+        request = BackupRequest(fileset.paths, words[0], job.pool, level, fileset=fileset)
     else:
         request = BackupRequest(tuple(Path(word) for word in words), level=level)
     return replace(request, pool=pool or request.pool, name=name or request.name)
@@ -101,7 +115,7 @@ def request_for(
 def limits(config: Config, request: BackupRequest) -> Limits:
     """What the request leaves out; always magbay's own directories, since a volume cannot hold itself."""
     own = [config.state_dir, *(m.path for m in attached.known(config) if m.path is not None)]
-    return Limits.of(own, request.exclude)
+    return Limits.of(own, request.rules)
 
 
 def run(
@@ -121,7 +135,7 @@ def run(
     if not _NAME.fullmatch(request.name):
         raise UsageError(f"{request.name!r} is no name for a job", hint="Use letters, digits and : . _ -")
     pool_config(config, request.pool)
-    names = tops(request.paths)
+    names = request.tops()
     allow_depth()
     attached.create_directories(config)
     with Catalog(config.state_dir) as catalog:
@@ -137,7 +151,7 @@ def run(
 def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple[NewJob, int | None]:
     """The job to enter, and since when (Unix seconds) a file must have changed to be saved; None: all are."""
     # Absolute names: the same words in another working directory are other files.
-    fileset = json.dumps([[os.fsdecode(name) for name in names], list(request.exclude)], ensure_ascii=True)
+    fileset = json.dumps([[os.fsdecode(name) for name in names], *_selection(request.rules)], ensure_ascii=True)
     digest = hashlib.md5(fileset.encode(), usedforsecurity=False).digest()
     md5 = base64.b64encode(digest).decode("ascii").rstrip("=")
     base = _base(catalog, request, md5)
@@ -145,6 +159,20 @@ def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple
     new = NewJob(request.name, level, request.pool, fileset, md5, base.job_id if base else None)
     # The clock that stamps files runs milliseconds behind: a change after the start may bear the second before it.
     return new, base.started - 1 if base else None
+
+
+def _selection(rules: FilesetConfig) -> list[object]:
+    """What decides which files are saved: another one needs a full backup first."""
+    more = {
+        "include": list(rules.include),
+        "cross": not rules.one_file_system,
+        "larger": rules.exclude_larger,
+        "older": rules.exclude_older,
+        "caches": rules.exclude_caches,
+        "marked": list(rules.exclude_marked),
+    }
+    given = {key: value for key, value in more.items() if value}
+    return [list(rules.exclude), given] if given else [list(rules.exclude)]
 
 
 def _base(catalog: Catalog, request: BackupRequest, fileset_md5: str) -> Job | None:
@@ -184,7 +212,8 @@ class _Run:
         saver: Saver | None = None
         try:
             writer = SessionWriter(sink, ids, first_number=1 if sink.begin() else 0)
-            saver = Saver(writer, rows, self.log, source.pool.signature, progress, cancelled)
+            options = SavingOptions(self.request.rules, source.pool.signature)
+            saver = Saver(writer, rows, self.log, options, progress, cancelled)
             writer.write_label(LabelKind.SOS_LABEL, self.job.job_id, label.pack(LabelKind.SOS_LABEL))
             self._save_all(saver, names, since)
             self._end(commit.done(writer, saver), saver, ExitStatus.DONE)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance import __version__
-from appliance.config.schema import Config, LabelDialect, PoolConfig
+from appliance.config.jobs import LabelDialect, PoolConfig
+from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.host import files
 from appliance.magazines import attached

@@ -81,10 +81,10 @@ def algorithm_of(digest: str) -> str | None:
 
 
 def job_algorithm(catalog: Catalog, job_id: int) -> str | None:
-    """The algorithm of the job's digests, None when it has none."""
-    for (digest,) in catalog.rows("SELECT Digest FROM File WHERE JobId=? AND Digest<>'' LIMIT 1", (job_id,)):
-        return algorithm_of(digest)
-    return None
+    """The algorithm of the job's digests, None when it has none or several."""
+    query = "SELECT DISTINCT length(Digest) FROM File WHERE JobId=? AND Digest<>''"
+    lengths = [length for (length,) in catalog.rows(query, (job_id,))]
+    return _ALGORITHMS.get(lengths[0]) if len(lengths) == 1 else None
 
 
 def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:

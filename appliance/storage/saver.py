@@ -8,11 +8,12 @@ import stat as modes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from appliance.config.schema import Signature
-from appliance.storage import extras
+from appliance.storage import compressing, extras
+from appliance.storage.compressing import Compressor
 from appliance.storage.joblog import JobLog
 from appliance.storage.reading import BUFFER, OFFSET, Hash, Reader, new_hash, zeros
 from appliance.storage.saved_files import FileWriter, text
+from appliance.storage.saving_options import FileOptions, SavingOptions
 from appliance.storage.walk import Found
 from appliance.volumes.attributes import FileType, pack_attributes
 from appliance.volumes.stat64 import EncodedStat
@@ -20,6 +21,13 @@ from appliance.volumes.streams import DIGEST_STREAMS, Stream
 from appliance.volumes.writer import SessionWriter
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# By: has holes, is compressed.
+_STREAMS = {
+    (False, False): Stream.FILE_DATA,
+    (True, False): Stream.SPARSE_DATA,
+    (False, True): Stream.GZIP_DATA,
+    (True, True): Stream.SPARSE_GZIP_DATA,
+}
 _LINKABLE = (modes.S_IFREG, modes.S_IFIFO, modes.S_IFCHR, modes.S_IFBLK)
 
 
@@ -34,6 +42,7 @@ class _Link:
     file_index: int
     path: bytes
     digest: bytes
+    algorithm: str | None
     names_left: int
 
 
@@ -45,7 +54,7 @@ class Saver:
         writer: SessionWriter,
         rows: FileWriter,
         log: JobLog,
-        signature: Signature,
+        options: SavingOptions,
         advance: Callable[[int], None],
         cancelled: Callable[[], bool],
     ) -> None:
@@ -54,17 +63,20 @@ class Saver:
         self._writer = writer
         self._rows = rows
         self._log = log
-        self._algorithm = None if signature is Signature.NONE else signature.value
+        self._choice = options
+        self._options = FileOptions()  # of the file in hand
         self._advance = advance
         self._cancelled = cancelled
         self._reader = Reader()
+        self._compressor = Compressor()
         self._lstat = ""
         # Only names that are still to come are kept, so memory does not grow with the tree.
         self._links: dict[tuple[int, int], _Link] = {}
 
     def close(self) -> None:
-        """Free the reader's thread."""
+        """End the threads."""
         self._reader.close()
+        self._compressor.close()
 
     def save(self, found: Found) -> None:
         """Save one thing; what cannot be read becomes a warning. Raises what the volume raises, and `Cancelled`."""
@@ -86,6 +98,7 @@ class Saver:
         self._log.warning(f"{text(path)} is not saved: {error.strerror or error}")
 
     def _save_as(self, kind: int, found: Found) -> None:
+        self._options = self._choice.of(found.path)
         if kind == modes.S_IFREG:
             self._regular(found)
         elif kind == modes.S_IFDIR:
@@ -130,9 +143,9 @@ class Saver:
         for stream, data in more:
             self._writer.write_record(index, stream, data)
 
-    def _write_digest(self, index: int, digest: bytes) -> None:
-        if digest and self._algorithm:
-            self._writer.write_record(index, DIGEST_STREAMS[self._algorithm], digest)
+    def _write_digest(self, index: int, digest: bytes, algorithm: str | None) -> None:
+        if digest and algorithm:
+            self._writer.write_record(index, DIGEST_STREAMS[algorithm], digest)
 
     # -- hard links -------------------------------------------------------------------------------------------
 
@@ -150,7 +163,7 @@ class Saver:
         stat = EncodedStat.of(found.stat, link_fi=first.file_index)
         index = self._begin(FileType.HARD_LINK, found.path, stat, first.path, first.digest)
         self._write_extras(index, more)
-        self._write_digest(index, first.digest)
+        self._write_digest(index, first.digest, first.algorithm)
         first.names_left -= 1
         if first.names_left <= 0:
             del self._links[key]
@@ -158,12 +171,13 @@ class Saver:
 
     def _remember(self, status: os.stat_result, index: int, path: bytes, digest: bytes) -> None:
         if status.st_nlink > 1:
-            self._links[status.st_dev, status.st_ino] = _Link(index, path, digest, status.st_nlink - 1)
+            link = _Link(index, path, digest, self._options.algorithm, status.st_nlink - 1)
+            self._links[status.st_dev, status.st_ino] = link
 
     # -- regular files ----------------------------------------------------------------------------------------
 
     def _regular(self, found: Found) -> None:
-        descriptor = _open(found)
+        descriptor = _open(found, noatime=self._options.noatime)
         try:
             status = os.fstat(descriptor)
             if not modes.S_ISREG(status.st_mode):
@@ -178,9 +192,9 @@ class Saver:
     def _read_and_write(
         self, found: Found, descriptor: int, status: os.stat_result, more: list[tuple[Stream, bytes]]
     ) -> bytes:
-        digest = new_hash(self._algorithm) if self._algorithm else None
+        digest = new_hash(self._options.algorithm) if self._options.algorithm else None
         size = status.st_size
-        if _has_holes(status):
+        if self._options.sparse and _has_holes(status):
             pieces = self._reader.sparse(descriptor, size, digest)
             return self._write(found, status, more, pieces, digest, sparse=True)
         if size > BUFFER:
@@ -202,25 +216,31 @@ class Saver:
         sparse: bool,
     ) -> bytes:
         """All records of a regular file; gives its digest."""
-        stream = Stream.SPARSE_DATA if sparse else Stream.FILE_DATA
         kind = FileType.REGULAR if status.st_size else FileType.EMPTY
-        stat = EncodedStat.of(status, data_stream=stream)
+        stat = EncodedStat.of(status, data_stream=_STREAMS[sparse, self._options.level > 0])
         index = self._begin(kind, found.path, stat)
-        reached = self._write_data(index, stream, pieces, found, sparse)
+        reached = self._write_data(index, pieces, found, sparse)
         if reached < status.st_size:
             self._fill_up(index, status.st_size - reached, found, digest, reached if sparse else None)
         self._write_extras(index, more)
         value = digest.digest() if digest else b""
-        self._write_digest(index, value)
+        self._write_digest(index, value, self._options.algorithm)
         self._row(index, kind, found.path, value)
         return value
 
-    def _write_data(self, index: int, stream: Stream, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
+    def _write_data(self, index: int, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
         """Data records; gives the end (bytes in the file) of the last one."""
+        level = self._options.level
+        packed = (
+            self._compressor.pack(pieces, level, sparse=sparse)
+            if level
+            else compressing.unpacked(pieces, sparse=sparse)
+        )
+        stream = _STREAMS[sparse, level > 0]
         reached = 0
         while True:
             try:
-                piece = next(pieces, None)
+                piece = next(packed, None)
             except OSError as error:
                 self._log.warning(f"{text(found.path)} cannot be read behind byte {reached}: {error.strerror}")
                 return reached
@@ -228,27 +248,31 @@ class Saver:
                 return reached
             if self._cancelled():
                 raise Cancelled
-            self._writer.write_record(index, stream, piece)
-            count = len(piece) - OFFSET if sparse else len(piece)
-            reached = int.from_bytes(piece[:OFFSET], "big") + count if sparse else reached + count
-            self.bytes += count
-            self._advance(count)
+            self._writer.write_record(index, stream, piece.data)
+            reached = reached + piece.plain if piece.end is None else piece.end
+            self.bytes += piece.plain
+            self._advance(piece.plain)
 
     def _fill_up(self, index: int, missing: int, found: Found, digest: Hash | None, sparse_at: int | None) -> None:
         """Zeros instead of what is missing, so that the size in the attributes and the data stay equal."""
         self._log.warning(f"{text(found.path)} is shorter than it was: {missing} bytes at its end are saved as zeros")
         if sparse_at is not None:
             last = sparse_at + missing - 1
-            self._writer.write_record(index, Stream.SPARSE_DATA, last.to_bytes(OFFSET, "big") + b"\0")
+            self._write_zeros(index, last.to_bytes(OFFSET, "big") + b"\0", sparse=True)
             if digest:
                 digest.update(memoryview(b"\0"))
             return
         for piece in zeros(missing):
             if self._cancelled():
                 raise Cancelled
-            self._writer.write_record(index, Stream.FILE_DATA, piece)
+            self._write_zeros(index, piece, sparse=False)
             if digest:
                 digest.update(piece)
+
+    def _write_zeros(self, index: int, piece: bytes | memoryview, *, sparse: bool) -> None:
+        level = self._options.level
+        data = compressing.pack(bytes(piece), level, sparse=sparse).data if level else piece
+        self._writer.write_record(index, _STREAMS[sparse, level > 0], data)
 
     def _warn_if_changed(self, found: Found, before: os.stat_result, after: os.stat_result) -> None:
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
@@ -259,8 +283,10 @@ def _dir_fd(found: Found) -> int | None:
     return found.parent if found.parent >= 0 else None
 
 
-def _open(found: Found) -> int:
-    """The file opened for reading, without touching its access time where that is permitted. Raises `OSError`."""
+def _open(found: Found, *, noatime: bool) -> int:
+    """The file opened for reading; *noatime*: without touching its access time where permitted. Raises `OSError`."""
+    if not noatime:
+        return os.open(found.name, _OPEN, dir_fd=_dir_fd(found))
     try:
         return os.open(found.name, _OPEN | os.O_NOATIME, dir_fd=_dir_fd(found))
     except PermissionError:

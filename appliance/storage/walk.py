@@ -8,16 +8,15 @@ grow with the number of entries.
 from __future__ import annotations
 
 import errno
-import fnmatch
 import os
-import re
 import resource
 import stat as modes
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import NotFoundError
+from appliance.storage.limits import Limits
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Two descriptors for each level of depth.
@@ -40,32 +39,7 @@ class Found:
     descriptor: int = -1  # of a directory that was walked
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What is left out: directories by (device, inode), paths by shell patterns."""
-
-    directories: frozenset[tuple[int, int]]
-    patterns: re.Pattern[str] | None = None
-
-    @classmethod
-    def of(cls, directories: Iterable[Path], patterns: Sequence[str] = ()) -> Limits:
-        """Limits that leave out *directories* (those that exist) and what *patterns* match."""
-        known = set()
-        for directory in directories:
-            try:
-                status = directory.stat()
-            except OSError:
-                continue
-            known.add((status.st_dev, status.st_ino))
-        joined = "|".join(fnmatch.translate(pattern) for pattern in patterns)
-        return cls(frozenset(known), re.compile(joined) if joined else None)
-
-    def excludes(self, path: bytes) -> bool:
-        """Whether a pattern matches the path."""
-        return self.patterns is not None and self.patterns.match(os.fsdecode(path)) is not None
-
-
-def tops(paths: Sequence[Path]) -> list[bytes]:
+def tops(paths: Sequence[Path], *, one_file_system: bool = True) -> list[bytes]:
     """The paths as absolute names, without those that walking another one finds anyway.
 
     Raises `NotFoundError` for one that does not exist.
@@ -79,7 +53,8 @@ def tops(paths: Sequence[Path]) -> list[bytes]:
             raise NotFoundError(
                 f"{os.fsdecode(name)} cannot be saved: {error.strerror}", hint="Look at the spelling of the path."
             ) from None
-    return [name for name in found if not any(_walked(name, other, found[other].st_dev) for other in found)]
+    devices = {name: status.st_dev if one_file_system else None for name, status in found.items()}
+    return [name for name in found if not any(_walked(name, other, devices[other]) for other in found)]
 
 
 def _absolute(path: Path) -> bytes:
@@ -91,8 +66,8 @@ def _absolute(path: Path) -> bytes:
     return os.fsencode(Path(os.path.realpath(path.parent), path.name))
 
 
-def _walked(name: bytes, other: bytes, device: int) -> bool:
-    """Whether walking *other*, on *device*, comes to *name*: not through a symbolic link or another file system."""
+def _walked(name: bytes, other: bytes, device: int | None) -> bool:
+    """Whether walking *other* comes to *name*: not through a symbolic link, nor off *device* (None: any will do)."""
     prefix = other.rstrip(b"/") + b"/"
     if name == other or not name.startswith(prefix):
         return False
@@ -100,10 +75,10 @@ def _walked(name: bytes, other: bytes, device: int) -> bool:
     try:
         while at >= 0:
             status = os.lstat(name[:at] or b"/")
-            if not modes.S_ISDIR(status.st_mode) or status.st_dev != device:
+            if not modes.S_ISDIR(status.st_mode) or device not in (None, status.st_dev):
                 return False
             at = name.find(b"/", at + 1)
-        return os.lstat(name).st_dev == device
+        return device in (None, os.lstat(name).st_dev)
     except OSError:
         return False
 
@@ -121,6 +96,8 @@ class _Level:
     entries: Iterator[os.DirEntry[str]]
     found: Found
     prefix: bytes
+    only: frozenset[str] | None = None  # of a directory that is marked: the names that are saved nevertheless
+    saved: bool = False  # whether it is wanted, by itself or for something in it
 
 
 class Walker:
@@ -152,7 +129,7 @@ class Walker:
             self._trouble(top, OSError(0, "it belongs to magbay"))
             return
         try:
-            bare = self._enter(found)
+            bare = self._enter(found, wanted=True)
             if bare:
                 yield bare
             yield from self._contents(status.st_dev)
@@ -165,21 +142,26 @@ class Walker:
             level = self._levels[-1]
             entry = self._next(level)
             if entry is None:
-                yield level.found
+                if level.saved:
+                    yield level.found
                 self._leave()
                 continue
             found = self._look(level, entry)
             if found is None:
                 continue
-            if not modes.S_ISDIR(found.stat.st_mode):
+            if modes.S_ISDIR(found.stat.st_mode):
+                found = self._descend(found, device)
+            if found is not None:
+                level.saved = True
                 yield found
-            elif found.stat.st_dev != device:
-                self._notice(f"{os.fsdecode(found.path)} is another file system: its contents are not saved")
-                yield found
-            else:
-                bare = self._enter(found)
-                if bare:
-                    yield bare
+
+    def _descend(self, found: Found, device: int) -> Found | None:
+        """Enter the directory; gives it back when only it is saved, without its contents."""
+        wanted = self._limits.includes(found.path, directory=True)
+        if not self._limits.may_enter(found.stat, device):
+            self._notice(f"{os.fsdecode(found.path)} is another file system: its contents are not saved")
+            return found if wanted else None
+        return self._enter(found, wanted=wanted)
 
     def _next(self, level: _Level) -> os.DirEntry[str] | None:
         try:
@@ -189,18 +171,24 @@ class Walker:
             return None
 
     def _look(self, level: _Level, entry: os.DirEntry[str]) -> Found | None:
+        """The entry, when it is to be saved or, of a directory, looked into."""
         name = os.fsencode(entry.name)
         path = level.prefix + name
-        if self._limits.patterns and self._limits.excludes(path):
+        limits = self._limits
+        if limits.exclude and limits.excludes(path, directory=entry.is_dir(follow_symlinks=False)):
+            return None
+        if level.only is not None and entry.name not in level.only:
             return None
         try:
             status = entry.stat(follow_symlinks=False)
         except OSError as error:
             self._trouble(path, error)
             return None
+        if not modes.S_ISDIR(status.st_mode) and limits.leaves_out(path, status):
+            return None
         return Found(path, name, level.found.descriptor, status)
 
-    def _enter(self, found: Found) -> Found | None:
+    def _enter(self, found: Found, *, wanted: bool) -> Found | None:
         """Open a directory and put it on the stack; gives it back when it can only be saved without its contents."""
         if self._is_ours(found.stat):
             self._notice(f"{os.fsdecode(found.path)} belongs to magbay and is left out")
@@ -209,16 +197,22 @@ class Walker:
             descriptor = _open_directory(found)
         except OSError as error:
             self._trouble(found.path, error)
-            return None if error.errno in GONE else found
+            return found if wanted and error.errno not in GONE else None
         try:
             status = os.fstat(descriptor)
             entries = os.scandir(descriptor)
+            marks = self._limits.marks_in(descriptor)
         except OSError as error:
             os.close(descriptor)
             self._trouble(found.path, error)
-            return found
+            return found if wanted else None
+        if marks is not None:
+            self._notice(
+                f"{os.fsdecode(found.path)} is marked by {', '.join(sorted(marks))}: its contents are left out"
+            )
         prefix = found.path if found.path.endswith(b"/") else found.path + b"/"
-        self._levels.append(_Level(entries, Found(found.path, found.name, found.parent, status, descriptor), prefix))
+        entered = Found(found.path, found.name, found.parent, status, descriptor)
+        self._levels.append(_Level(entries, entered, prefix, marks, wanted))
         return None
 
     def _is_ours(self, status: os.stat_result) -> bool:
@@ -226,6 +220,8 @@ class Walker:
 
     def _leave(self) -> None:
         level = self._levels.pop()
+        if self._levels and level.saved:
+            self._levels[-1].saved = True
         level.entries.close()  # type: ignore[attr-defined]
         os.close(level.found.descriptor)
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.config import document
+from appliance.config.filesets import Signature
 from appliance.config.kinds import Record, Where
 from appliance.config.loader import load
-from appliance.config.schema import Config, Signature
+from appliance.config.schema import Config
 from appliance.errors import ConfigError
 
 

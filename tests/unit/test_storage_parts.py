@@ -16,11 +16,12 @@ from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.storage import extras, saved_files
 from appliance.storage.catalog import Catalog
+from appliance.storage.limits import Limits
 from appliance.storage.model import JobStatus, Level, Media, NewJob, Outcome, Stretch, VolumeStatus
 from appliance.storage.reading import BUFFER, OFFSET, Reader, new_hash
 from appliance.storage.selection import matcher
 from appliance.storage.targets import pack_acl
-from appliance.storage.walk import Limits, Walker, allow_depth, tops
+from appliance.storage.walk import Walker, allow_depth, tops
 from tests.unit.enginehelp import below, bring_back, save, sparse_file
 
 NEW = NewJob("job", Level.FULL, "Default", "[]", "md5")
