@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from appliance.agents.health import HealthWatch
 from appliance.agents.loop import Complaints, Wakeup, serve
 from appliance.agents.names import MAGAZINE
 from appliance.agents.names import MEDIA as BUS_NAME
@@ -42,6 +43,7 @@ class MediaAgent:
         self._exported: set[str] = set()
         self._complaints = Complaints(host, priority=3)
         self._rotation = Rotation(config, host)
+        self._health = HealthWatch(config, host)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -56,7 +58,7 @@ class MediaAgent:
     async def _round(self) -> bool:
         """One reconcile; whether more is to come soon."""
         before = {(report.node, report.luks_uuid): report for report in self._reports}
-        self._reports = await self._media.reconcile()
+        self._reports = await self._health.taken_in(await self._media.reconcile())
         self._publish()
         self._rotation.round(self._reports)
         self._complaints.tell(tuple(f"an enrolment cannot be read: {e.message}" for e in self._media.damaged))
@@ -147,6 +149,7 @@ def _properties(report: DiskReport) -> Any:
         "Hint": report.hint,
         "Disk": report.node,
         "Serial": report.serial,
+        "Health": report.health.condition.value if report.health else "",
     }
     return lambda: {name: ("s", _text(value)) for name, value in texts.items()} | {"ReadOnly": ("b", report.read_only)}
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli.output import Output, human_bytes
+from appliance.cli.output import Output, as_told, human_bytes
 from appliance.config.document import plain
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, NotFoundError
 from appliance.host.files import sync_directory
-from appliance.magazines.attached import enrolments, known, published, read_enrolments
+from appliance.magazines.attached import Magazine, enrolments, known, published, read_enrolments
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -44,10 +45,46 @@ def describe(config: Config) -> list[dict[str, Any]]:
             "reason": disk.get("reason", ""),
             "path": str(magazine.path) if magazine.path else None,
             "writable": magazine.writable,
+            "space": _space(magazine) if state in ("here", "mounted") else None,
+            "health": disk.get("health"),
             "kind": "directory" if magazine.identity.startswith("directory:") else "disk",
         }
         found.append(facts | enrolled.get(magazine.identity, {}))
     return found
+
+
+def _space(magazine: Magazine) -> dict[str, int] | None:
+    """Bytes of the file system and those that are free. For mounted magazines: a look must not mount an idle one."""
+    try:
+        found = os.statvfs(magazine.path) if magazine.path else None
+    except OSError:
+        return None  # pulled at this moment, or not for this user
+    return {"bytes": found.f_frsize * found.f_blocks, "free": found.f_frsize * found.f_bavail} if found else None
+
+
+def health_words(health: dict[str, Any] | None) -> str:
+    """What a disk tells of itself, on one line; empty when it tells nothing."""
+    if not health:
+        return ""
+    counts = {
+        "hours": "{} h",
+        "wear": "{} % worn",
+        "temperature": "{} °C",
+        "reallocated": "{} sectors replaced",
+        "pending": "{} waiting",
+        "uncorrectable": "{} unreadable",
+    }
+    numbers = [words.format(health[key]) for key, words in counts.items() if health.get(key) is not None]
+    reason = f" ({as_told(health['reason'])})" if health["reason"] else ""
+    return ", ".join([f"{health['condition']}{reason}", *numbers])
+
+
+def _shown(key: str, value: Any) -> str:
+    if key == "health":
+        return health_words(value) or "-"
+    if key == "space" and value:
+        return f"{human_bytes(value['free'])} free of {human_bytes(value['bytes'])}"
+    return "-" if value in ("", None) else str(value)
 
 
 def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
@@ -73,7 +110,7 @@ def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:
         if magazine["name"] == args.name:
             out.document(magazine)
             for key, value in magazine.items():
-                out.line(f"{key.replace('_', ' '):<16} {'-' if value in ('', None) else value}")
+                out.line(f"{key.replace('_', ' '):<16} {_shown(key, value)}")
             return ExitStatus.DONE
     raise NotFoundError(f"no magazine is called {args.name}", hint="'magbay magazine list' shows the known ones.")
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from appliance.changer.service import Changer
-from appliance.cli.magazine import describe
+from appliance.cli.magazine import describe, health_words
 from appliance.cli.output import Output, as_told, human_bytes
 from appliance.cli.rotation import section as rotation
 from appliance.config.loader import load
@@ -100,6 +100,8 @@ def show(facts: dict[str, Any], out: Output) -> None:
     out.line("Magazines")
     for magazine in facts["magazines"]:
         count = f"{magazine['volumes_here']} volumes" if magazine["volumes_here"] else ""
+        if magazine["space"]:
+            count = f"{count + ', ' if count else ''}{human_bytes(magazine['space']['free'])} free"
         reason = f"  {magazine['reason']}" if magazine["reason"] else ""
         out.line(f"  {magazine['name']:<20} {magazine['state']:<15} {count}{reason}")
     if not facts["magazines"]:
@@ -133,6 +135,8 @@ def _show_disks(disks: list[dict[str, Any]], out: Output) -> None:
         whose = disk["magazine"] or "-"
         words = f"{disk['node']:<12} {as_told(disk['serial']) or '-':<20} {human_bytes(disk['size']):>9}  {whose:<16}"
         out.line(f"  {words} {disk['state']}{': ' + disk['reason'] if disk['reason'] else ''}")
+        if words := health_words(disk.get("health")):
+            out.line(f"      health: {words}")
         if disk["hint"]:
             out.line(f"      {disk['hint']}")
 

@@ -86,3 +86,9 @@ class HealthConfig:
         default=True,
         example="yes",
     )
+    bad_sectors: int = setting(
+        Integer(0, 1_000_000),
+        "Sectors that may go bad since a disk was first seen; with more it is failing.",
+        default=8,
+        example="8",
+    )

@@ -19,6 +19,7 @@ from appliance.host.files import write_atomic
 from appliance.host.names import mount_unit, unlock_unit
 from appliance.magazines.attached import enrolments, read_enrolments
 from appliance.magazines.disks import Disk, leftovers, survey
+from appliance.magazines.health import Health
 from appliance.magazines.holders import holders
 from appliance.magazines.states import Facts, State, Step, Verdict, next_step, observe
 
@@ -55,12 +56,16 @@ class DiskReport:
     luks_uuid: str
     filesystem_uuid: str
     read_only: bool
+    sequence: int = 0  # plug number of the disk
+    health: Health | None = None
     busy: bool = field(default=False, compare=False)  # more is to come soon: look again in a second
 
     def document(self) -> dict[str, object]:
         """For JSON."""
         names = ("node", "serial", "model", "size", "reason", "hint", "magazine", "luks_uuid", "filesystem_uuid")
-        return {"state": self.state.value, "read_only": self.read_only} | {name: getattr(self, name) for name in names}
+        health = self.health.document() if self.health else None
+        facts = {"state": self.state.value, "read_only": self.read_only, "health": health}
+        return facts | {name: getattr(self, name) for name in names}
 
 
 class Media:
@@ -242,5 +247,6 @@ class Media:
             luks_uuid=device.fs_uuid if device.fs_type == "crypto_LUKS" else "",
             filesystem_uuid=enrolment.filesystem_uuid if enrolment and not disk.refusal else "",
             read_only=device.read_only or bool(disk.mount and disk.mount.read_only),
+            sequence=device.sequence,
             busy=busy,
         )

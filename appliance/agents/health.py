@@ -1,0 +1,116 @@
+"""The media agent's part in the health of disks: has each magazine's disk read at its plug, and judges it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from appliance.config.schema import Config
+from appliance.errors import MagbayError
+from appliance.host.api import Host
+from appliance.magazines.health import UNKNOWN, Condition, FirstSeen, Health, judge, parse
+from appliance.magazines.media import DiskReport
+from appliance.magazines.states import State
+
+# Where magbay-health@.service leaves what smartctl said, one file for each plug of a disk.
+ANSWERS = Path("/run/magbay-health")
+# Markers of the magazines that autofs is to mount for reading only (autofs/auto.magbay), below run_dir.
+READ_ONLY = "read-only"
+_AGAIN = 6 * 3600.0  # seconds until a disk that stays in its bay is read again
+_HINT = "Its volumes can still be read: copy them, and replace the disk."
+
+
+class HealthWatch:
+    """Called after each look at the disks."""
+
+    def __init__(self, config: Config, host: Host, answers: Path = ANSWERS) -> None:
+        self._config, self._host, self._answers = config, host, answers
+        self._asked: dict[int, float] = {}  # plug number to when
+        self._known: dict[int, tuple[int, Health]] = {}  # plug number to mark of the answer, and what it said
+        self._told: set[tuple[int, Condition]] = set()
+        self._first = FirstSeen(config.state_dir)
+        self._markers = config.run_dir / READ_ONLY
+
+    async def taken_in(self, reports: Iterable[DiskReport]) -> tuple[DiskReport, ...]:
+        """*reports* with the health of their disks. What is failing is read-only, and says why."""
+        found = []
+        for report in reports:
+            if not report.magazine or not report.filesystem_uuid or not report.sequence:
+                found.append(report)
+                continue
+            await self._ask(report)
+            health = self._of(report)
+            self._tell(report, health)
+            found.append(self._applied(report, health))
+        here = {report.sequence for report in found}
+        for number in set(self._asked) - here:
+            del self._asked[number]
+            self._known.pop(number, None)
+        self._told = {item for item in self._told if item[0] in here}
+        return tuple(found)
+
+    async def _ask(self, report: DiskReport) -> None:
+        number, now = report.sequence, self._host.clock.now()
+        asked = self._asked.get(number)
+        # Later only while it is in use: a disk that rests is not woken for that.
+        if asked is not None and not (report.state is State.MOUNTED and now - asked > _AGAIN):
+            return
+        self._asked[number] = now
+        try:
+            await self._host.units.start_unit(f"magbay-health@{number}.service")
+        except MagbayError as error:
+            text = f"the health of magazine {report.magazine} cannot be asked for: {error.message}"
+            self._host.journal.send(text, priority=4, MAGAZINE=report.magazine)
+
+    def _of(self, report: DiskReport) -> Health:
+        path = self._answers / f"{report.sequence}.json"
+        _mark, before = self._known.get(report.sequence, (0, UNKNOWN))
+        try:
+            mark = path.stat().st_mtime_ns
+            if mark == _mark:
+                return before
+            read = parse(path.read_text(encoding="utf-8", errors="replace"))
+            if read is None:
+                return before
+            more = self._first.since(report.luks_uuid, read)
+        except OSError:
+            return before
+        health = judge(read, more, self._config.health.bad_sectors)
+        self._known[report.sequence] = (mark, health)
+        return health
+
+    def _applied(self, report: DiskReport, health: Health) -> DiskReport:
+        refused = health.condition is Condition.FAILING and self._config.health.refuse_failing
+        marker = self._markers / report.filesystem_uuid
+        if refused:
+            marker.parent.mkdir(exist_ok=True)
+            marker.touch()
+        else:
+            marker.unlink(missing_ok=True)
+        if not refused or report.state is State.FAILED:
+            return dataclasses.replace(report, health=health)
+        reason = f"only for reading, the disk is failing: {health.reason}"
+        return dataclasses.replace(
+            report,
+            health=health,
+            read_only=True,
+            reason=f"{report.reason}; {reason}" if report.reason else reason,
+            hint=report.hint or _HINT,
+        )
+
+    def _tell(self, report: DiskReport, health: Health) -> None:
+        key = (report.sequence, health.condition)
+        if health.condition not in (Condition.FAILING, Condition.WORN) or key in self._told:
+            return
+        self._told.add(key)
+        failing = health.condition is Condition.FAILING
+        self._host.journal.send(
+            f"the disk of magazine {report.magazine} ({report.node}) is {health.condition.value}: {health.reason}",
+            priority=3 if failing else 4,
+            MAGAZINE=report.magazine,
+            DISK=report.node,
+            SERIAL=report.serial,
+            HEALTH=health.condition.value,
+            REASON=health.reason,
+        )
