@@ -135,6 +135,6 @@ def _upgrade(base: Frozen, package: Path, directory: Path) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="freeze-", dir=cache_directory()))
         guest = stack.enter_context(base.restore(Path(folder)))
         guest.put("/var/tmp/magbay.deb", package.read_bytes())
-        guest.run("dpkg --install /var/tmp/magbay.deb && rm /var/tmp/magbay.deb", timeout=180)
-        guest.run("systemctl reset-failed; systemctl is-system-running --wait", check=False, timeout=180)
+        guest.run("dpkg --install /var/tmp/magbay.deb && rm /var/tmp/magbay.deb", timeout=600)
+        guest.run("systemctl reset-failed; systemctl is-system-running --wait", check=False, timeout=600)
         freeze(guest, base.image, directory)

@@ -1,0 +1,140 @@
+"""Many magazines pushed in at once; and one whose disk is failing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.harness import Guest
+from tests.vm.ready import Ready, enrol_in, make_key, make_magazine, owner_in
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+_COUNT = 24
+_SECONDS = 30.0
+
+
+def _prepared(guest: Guest, folder: Path, count: int) -> list[Ready]:
+    key, owner = make_key(folder), owner_in(guest)
+    magazines = [make_magazine(folder, f"m{number:02}", key, owner) for number in range(1, count + 1)]
+    enrol_in(guest, magazines, key)
+    return magazines
+
+
+def _patience() -> float:
+    """How many times longer than alone something takes on this host now."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def _slots(guest: Guest) -> dict[str, tuple[int, str]]:
+    """Volume to slot and magazine, of those that can be loaded now."""
+    found = json.loads(guest.run("magbay --json slots").stdout)
+    return {row["volume"]: (row["slot"], row["magazine"]) for row in found}
+
+
+def _all_in_their_slots(guest: Guest, magazines: list[Ready], began: float) -> float:
+    """Wait until all magazines are mounted and their volumes offered; gives the seconds since *began*."""
+    limit = _SECONDS * _patience() * 3
+    # What the agents publish: a command each time would take the time of the guest that is measured.
+    mounted = f'[ $(grep -c \'"state": "mounted"\' /run/magbay/media.json) -ge {len(magazines)} ]'
+    guest.wait_for(mounted, timeout=limit)
+    volumes = sum(len(magazine.volumes) for magazine in magazines)
+    guest.wait_for(f"[ $(grep -o '\"in bay\"' /run/magbay/changer.json | wc -l) -ge {volumes} ]", timeout=limit)
+    return time.monotonic() - began
+
+
+def test_twenty_four_disks_at_once(guest: Guest, tmp_path: Path) -> None:
+    """All are mounted, each volume has its slot; pulled, mixed and plugged again together each has the same one."""
+    began = time.monotonic()
+    magazines = _prepared(guest, tmp_path, _COUNT)
+    print(f"{_COUNT} magazines made in {time.monotonic() - began:.1f} s")
+    slots: dict[str, tuple[int, str]] = {}
+    order = list(magazines)
+    for turn in range(2):
+        random.Random(turn).shuffle(order)
+        began = time.monotonic()
+        for magazine in order:
+            guest.plug(magazine.disk)
+        taken = _all_in_their_slots(guest, magazines, began)
+        print(f"{_COUNT} disks at once: {taken:.1f} s until the last volume was in its slot")
+        now = _slots(guest)
+        assert {volume: where[1] for volume, where in now.items()} == {
+            volume: magazine.name for magazine in magazines for volume in magazine.volumes
+        }
+        assert len({slot for slot, _magazine in now.values()}) == 2 * _COUNT
+        assert not slots or now == slots, "a slot has changed hands"
+        slots = now
+        assert taken <= _SECONDS * _patience()
+        disks: list[dict[str, Any]] = json.loads(guest.run("magbay --json status").stdout)["disks"]
+        serials = {disk["magazine"]: disk["serial"] for disk in disks if disk["magazine"]}
+        assert serials == {magazine.name: magazine.disk.serial for magazine in magazines}
+        for magazine in order:
+            guest.pull(magazine.disk)
+        guest.wait_for("! ls /dev/mapper | grep -q magbay", timeout=60 * _patience())
+        guest.wait_for("! findmnt -rno TARGET -t ext4 | grep -q /mnt/magbay", timeout=60 * _patience())
+        guest.wait_for("! grep -q '\"in bay\"' /run/magbay/changer.json", timeout=60 * _patience())
+    assert _slots(guest) == {}
+
+
+# What smartctl says of a disk that is failing; kept short.
+_FAILING = {
+    "smartctl": {"exit_status": 8},
+    "serial_number": "SER-m01",
+    "smart_status": {"passed": False},
+    "ata_smart_attributes": {"table": [{"id": 5, "name": "Reallocated_Sector_Ct", "raw": {"value": 1234}}]},
+    "power_on_time": {"hours": 54321},
+}
+
+
+def test_a_failing_disk_is_for_reading_only(guest: Guest, tmp_path: Path) -> None:
+    """QEMU's disk does not tell its health and is used; one that says it fails is read and not written."""
+    (magazine,) = _prepared(guest, tmp_path, 1)
+
+    def show() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(guest.run("magbay --json magazine show m01").stdout)
+        return found
+
+    def wait(state: str) -> dict[str, Any]:
+        end = time.monotonic() + 60 * _patience()
+        while (found := show())["state"] != state or not (found["health"] or {}).get("condition"):
+            assert time.monotonic() < end, found
+            time.sleep(0.3)
+        return found
+
+    guest.plug(magazine.disk)
+    wait("mounted")
+    guest.wait_for("[ -s /run/magbay-health/*.json ]", timeout=30)
+    told = json.loads(guest.run("cat /run/magbay-health/*.json").stdout)
+    assert told["serial_number"] == "SER-m01", "root's unit asked the right disk"
+    found = wait("mounted")
+    assert found["health"]["condition"] == "unknown" and found["writable"], found
+    assert found["space"]["free"] > 0
+    saved = json.loads(guest.run("magbay --json backup /etc/magbay/magbay.yaml").stdout)
+    guest.run("magbay eject m01")
+    guest.pull(magazine.disk)
+
+    words = json.dumps(_FAILING).replace("'", "")
+    guest.put("/usr/sbin/smartctl", f"#!/bin/sh\necho '{words}'\nexit 8\n".encode(), mode=0o755)
+    guest.plug(magazine.disk)
+    found = wait("mounted")
+    guest.wait_for("grep -q 'for reading, the disk is failing' /run/magbay/media.json", timeout=30 * _patience())
+    found = show()
+    assert found["health"]["condition"] == "failing" and found["health"]["hours"] == 54321
+    assert not found["writable"] and "overall verdict is FAILED" in found["reason"]
+    refused = guest.run("magbay backup /etc/magbay/magbay.yaml", check=False)
+    assert refused.rc in (1, 75) and "Traceback" not in refused.stderr, refused.stderr
+    guest.run(f"magbay --json restore --job {saved['job_id']} --to /var/tmp/back")
+    guest.run("cmp /etc/magbay/magbay.yaml /var/tmp/back/etc/magbay/magbay.yaml")
+    journal = guest.run("journalctl -t magbay HEALTH=failing -o json --no-pager").stdout.splitlines()
+    assert len(journal) == 1 and json.loads(journal[0])["MAGAZINE"] == "m01"
+    # From the next mount on the kernel holds it, too.
+    guest.run("pkill -USR1 automount")
+    guest.wait_for("! findmnt -rno TARGET -t ext4 | grep -q /mnt/magbay", timeout=30)
+    guest.run(f"ls /mnt/magbay/{magazine.filesystem_uuid}/")
+    assert guest.run("findmnt -rno OPTIONS -t ext4 | grep noexec").stdout.startswith("ro,")
