@@ -14,6 +14,7 @@ import pytest
 from tests.strangers import Ours, Stranger, strangers
 from tests.strangers.kinds import tool
 from tests.vm.harness import Disk, Guest
+from tests.vm.ready import enrol_in, make_key, make_magazine, owner_in
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -49,18 +50,14 @@ class Dock:
 
     def __init__(self, guest: Guest, folder: Path) -> None:
         self.guest, self.folder = guest, folder
-        self.magazine = Disk.create(folder / "m1.raw", 64 << 20, "SER-M1")
-        node = guest.plug(self.magazine) and guest.device(self.magazine)
-        guest.run(f"magbay prepare {node} --name m1 --wipe none --yes", timeout=180)
-        guest.run("magbay eject m1")
-        guest.pull(self.magazine)
-        facts = json.loads(guest.run("magbay --json magazine show m1").stdout)
-        key, image = folder / "key", folder / "m1-copy.raw"
-        key.write_bytes(guest.get("/etc/magbay/keys/magbay.key"))
+        key = make_key(folder)
+        magazine = make_magazine(folder, "m1", key, owner_in(guest))
+        enrol_in(guest, [magazine], key)
+        self.magazine, image = magazine.disk, folder / "m1-copy.raw"
         tool("cp", "--sparse=always", self.magazine.path, image)
-        self.ours = Ours("m1", facts["luks_uuid"], facts["filesystem_uuid"], key, image)
+        self.ours = Ours("m1", magazine.luks_uuid, magazine.filesystem_uuid, key, image)
         guest.plug(self.magazine)
-        self.wait(lambda: self.disks().get("SER-M1", {}).get("state") == "mounted", "m1 is mounted")
+        self.wait(lambda: self.disks().get("SER-m1", {}).get("state") == "mounted", "m1 is mounted")
         guest.put("/run/watcher.py", _WATCHER.encode())
         guest.run("systemd-run --unit=watcher python3 /run/watcher.py")
         guest.wait_for("grep -q watching /run/written")
@@ -77,13 +74,13 @@ class Dock:
 
     def disks(self) -> dict[str, dict[str, Any]]:
         """What is published, by node and by serial."""
-        found = json.loads(self.guest.run("magbay --json status").stdout)["disks"]
+        found = json.loads(self.guest.get("/run/magbay/media.json"))["disks"]
         return {disk["node"]: disk for disk in found} | {disk["serial"]: disk for disk in found}
 
     def standing(self) -> dict[str, str]:
         """All that a plugged disk must not change, apart from device units and sessions."""
         words = {
-            "units": f"{_UNITS} | grep -Ev '[.](device|scope)$|^(user|session)|udisks|systemd-(hostnamed|timedated)'",
+            "units": f"{_UNITS} | grep -Ev '[.](device|scope)$|^(user|session|systemd-tmpfiles|magbay-health)'",
             "mappings": "ls /dev/mapper",
             "mounts": "findmnt -rno TARGET,SOURCE,FSTYPE",
             "swaps": "cat /proc/swaps",
@@ -118,7 +115,9 @@ def _check_batch(dock: Dock, batch: dict[Disk, Stranger]) -> None:
         assert facts["state"] == ("failed" if stranger.claims else "foreign"), told
         assert stranger.says in facts["reason"], told
         assert facts["filesystem_uuid"] == "", told
-    assert found["SER-M1"]["state"] == "mounted", "the magazine in use is not harmed"
+    assert found["SER-m1"]["state"] == "mounted", "the magazine in use is not harmed"
+    shown = json.loads(guest.run("magbay --json status").stdout)["disks"]
+    assert {disk["node"]: disk["reason"] for disk in shown} == {disk["node"]: disk["reason"] for disk in found.values()}
     text = guest.run("magbay status").stdout
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", text), "names give orders to the terminal"
     nodes = [line.split()[0] for line in text.splitlines() if line.startswith("  /dev/sd")]
@@ -130,7 +129,7 @@ def _check_batch(dock: Dock, batch: dict[Disk, Stranger]) -> None:
     properties = guest.run(
         "busctl --json=short get-property org.magbay.Media1 /org/magbay/magazine/m1 org.magbay.Magazine1 State Serial"
     ).stdout
-    assert [json.loads(line)["data"] for line in properties.splitlines()] == ["mounted", "SER-M1"]
+    assert [json.loads(line)["data"] for line in properties.splitlines()] == ["mounted", "SER-m1"]
     for disk in batch:
         guest.pull(disk)
     dock.wait(lambda: not {disk.target for disk in batch} & set(dock.counts()), "the kernel has let go of all")
