@@ -34,7 +34,13 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--level",
         choices=[level.word for level in Level],
         default=Level.FULL.word,
-        help="differential: since the last full; incremental: since the last of any level; by mtime and ctime",
+        help="differential: since the last full; incremental: since the last of any level",
+    )
+    parser.add_argument(
+        "--accurate",
+        action=argparse.BooleanOptionalAction,
+        help="whether these compare with the catalog and note what was deleted, or go by mtime and ctime only "
+        "(default: the job's, or yes)",
     )
     parser.add_argument("--name", help=f"name of the job (default: JOB, or '{backup.DEFAULT_NAME}')")
     parser.set_defaults(run=run_backup)
@@ -44,7 +50,7 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Run the job and tell how it ended."""
     config = load(args.config)
     level = next(level for level in Level if level.word == args.level)
-    request = backup.request_for(config, args.what, pool=args.pool, level=level, name=args.name)
+    request = backup.request_for(config, args.what, pool=args.pool, level=level, name=args.name, accurate=args.accurate)
     with stoppable() as asked, out.progress("backup") as display, _counting(config, request, display, asked.is_set):
         result = backup.run(
             config, request, log=log_to(out, args.config), progress=display.advance, cancelled=asked.is_set
@@ -61,8 +67,9 @@ def _tell(result: backup.JobResult, out: Output) -> None:
     if result.hint:
         out.warn(f"        {result.hint}")
     seconds = result.finished - result.started
+    deleted = f" ({result.deleted} deleted)" if result.deleted else ""
     out.line(
-        f"job {result.job_id} {result.status.word}: {result.files} files, {human_bytes(result.bytes)} "
+        f"job {result.job_id} {result.status.word}: {result.files} files{deleted}, {human_bytes(result.bytes)} "
         f"in {seconds} s, volumes: {', '.join(result.volumes) or 'none'}"
     )
 

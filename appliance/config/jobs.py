@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from appliance.config.filesets import PATTERN, Signature
-from appliance.config.kinds import NAME, Choice, ListOf, PathKind, Size, setting
+from appliance.config.kinds import NAME, Choice, ListOf, PathKind, Size, YesNo, setting
 
 # The largest size that fits one label block and some data; smaller volumes would hold nothing.
 LEAST_VOLUME_BYTES = 65536
@@ -49,6 +49,13 @@ class JobConfig:
     pool: str = setting(NAME, "Pool to write to.", default="Default", example="Default")
     exclude: tuple[str, ...] = setting(
         ListOf(PATTERN), "Patterns of what is left out of paths.", default=(), example="[]"
+    )
+
+    accurate: bool = setting(
+        YesNo(),
+        "Whether incremental and differential backups compare each file with the catalog and note deletions.",
+        default=True,
+        example="yes",
     )
 
     def __post_init__(self) -> None:

@@ -17,6 +17,8 @@ from appliance.config.filesets import FilesetConfig
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
 from appliance.magazines import attached
+from appliance.storage import plan
+from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
 from appliance.storage.joblog import JobLog, LogCallback
@@ -39,7 +41,10 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class BackupRequest:
-    """What to save: *fileset* or else *paths* without what the patterns *exclude* match, to *pool*, as job *name*."""
+    """What to save: *fileset* or else *paths* without what the patterns *exclude* match, to *pool*, as job *name*.
+
+    *accurate*: what an incremental or differential builds on is compared file by file, and deletions are noted.
+    """
 
     paths: tuple[Path, ...]
     name: str = DEFAULT_NAME
@@ -47,6 +52,7 @@ class BackupRequest:
     level: Level = Level.FULL
     exclude: tuple[str, ...] = ()
     fileset: FilesetConfig | None = None
+    accurate: bool = True
 
     @property
     def rules(self) -> FilesetConfig:
@@ -60,7 +66,10 @@ class BackupRequest:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended. *bytes* of file data; *volumes* in order of writing; times in Unix seconds."""
+    """How a job ended. *files* with the *deleted* ones that were noted; *bytes* of file data.
+
+    *volumes* in order of writing; times in Unix seconds.
+    """
 
     job_id: int
     name: str
@@ -72,6 +81,7 @@ class JobResult:
     started: int
     finished: int
     exit_status: ExitStatus
+    deleted: int = 0
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     hint: str = ""
@@ -83,6 +93,7 @@ class JobResult:
             "status": self.status.word,
             "files": self.files,
             "bytes": self.bytes,
+            "deleted": self.deleted,
             "volumes": list(self.volumes),
             "name": self.name,
             "level": self.level.word,
@@ -95,7 +106,13 @@ class JobResult:
 
 
 def request_for(
-    config: Config, words: list[str], *, pool: str | None = None, level: Level = Level.FULL, name: str | None = None
+    config: Config,
+    words: list[str],
+    *,
+    pool: str | None = None,
+    level: Level = Level.FULL,
+    name: str | None = None,
+    accurate: bool | None = None,
 ) -> BackupRequest:
     """The request that the words of a command line mean: one word that names a job, or paths.
 
@@ -106,10 +123,11 @@ def request_for(
     job = config.jobs.get(words[0]) if len(words) == 1 and "/" not in words[0] else None
     if job:
         fileset = config.filesets[job.fileset] if job.fileset else FilesetConfig(job.paths, job.exclude)
-        request = BackupRequest(fileset.paths, words[0], job.pool, level, fileset=fileset)
+        request = BackupRequest(fileset.paths, words[0], job.pool, level, fileset=fileset, accurate=job.accurate)
     else:
         request = BackupRequest(tuple(Path(word) for word in words), level=level)
-    return replace(request, pool=pool or request.pool, name=name or request.name)
+    wanted = request.accurate if accurate is None else accurate
+    return replace(request, pool=pool or request.pool, name=name or request.name, accurate=wanted)
 
 
 def limits(config: Config, request: BackupRequest) -> Limits:
@@ -198,6 +216,7 @@ class _Run:
     hint: str = ""
     exit_status: ExitStatus = ExitStatus.FAILED
     volumes: list[str] = field(default_factory=list)
+    deleted: int = 0
 
     def run(self, names: list[bytes], since: int | None, progress: Advance, cancelled: Callable[[], bool]) -> JobResult:
         if self.job.level is not self.request.level:
@@ -231,11 +250,26 @@ class _Run:
         return self._result()
 
     def _save_all(self, saver: Saver, names: list[bytes], since: int | None) -> None:
-        walker = Walker(limits(self.config, self.request), saver.trouble, self.log.info)
+        before = self._before() if self.request.accurate and self.job.base is not None else None
+
+        def trouble(path: bytes, error: OSError) -> None:
+            saver.trouble(path, error)
+            if before:
+                before.trouble(path, error)
+
+        walker = Walker(limits(self.config, self.request), trouble, self.log.info)
         for name in names:
             for found in walker.walk(name):
-                if since is None or _changed(found, since):
+                differs = before is not None and before.differs(found)
+                if since is None or differs or _changed(found, since):
                     saver.save(found)
+        for gone in before.gone() if before else ():
+            saver.gone(gone)
+
+    def _before(self) -> Before:
+        assert self.job.base is not None
+        chain = plan.chain_of(self.catalog, self.catalog.job(self.job.base))
+        return Before(self.catalog, [job.job_id for job in chain])
 
     def _label(self, source: VolumeSource) -> SessionLabel:
         started = time.strftime("%Y-%m-%d_%H.%M.%S", time.localtime(self.job.started))
@@ -270,6 +304,7 @@ class _Run:
         self.exit_status = ExitStatus.WARNINGS if status is JobStatus.WARNINGS else exit_status
         count = saver.files if saver else 0
         size = saver.bytes if saver else 0
+        self.deleted = saver.deleted if saver else 0
         self.job = replace(self.job, status=status, files=count, bytes=size, finished=int(time.time()))
 
     def _result(self) -> JobResult:
@@ -285,6 +320,7 @@ class _Run:
             started=job.started,
             finished=job.finished,
             exit_status=self.exit_status,
+            deleted=self.deleted,
             warnings=tuple(self.log.warnings),
             errors=tuple(self.log.errors),
             hint=self.hint,

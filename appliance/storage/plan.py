@@ -137,7 +137,7 @@ def wanted_files(catalog: Catalog, chain: Sequence[Job], globs: Sequence[str]) -
     else:
         found = saved_files.newest(catalog, list(wanted))
     for saved in found:
-        if matches(saved.path):
+        if saved.type != FileType.DELETED and matches(saved.path):
             wanted[saved.job_id].add(saved)
     if globs and not any(item.count for item in wanted.values()):
         raise NotFoundError(

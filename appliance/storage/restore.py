@@ -81,8 +81,8 @@ def run(
 ) -> RestoreResult:
     """Restore in this process. *started* is told the bytes that will be read from volumes, *progress* those read.
 
-    Of an incremental or differential job its full job and those between are read too, the newest version of each
-    file wins; files deleted in between come back, since backups do not note deletions yet.
+    Of an incremental or differential job its full job and those between are read too; the newest version of each
+    file wins, and what an accurate one noted as deleted stays away.
     Raises `NotFoundError` (job, or no file matches), `AwayError` before anything is written, `CatalogError`,
     `MagbayError` when the target fails. Damage does not end a restore; it is in the result.
     """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from appliance.storage import compressing, extras
+from appliance.storage.accurate import Gone
 from appliance.storage.compressing import Compressor
 from appliance.storage.joblog import JobLog
 from appliance.storage.reading import BUFFER, OFFSET, Hash, Reader, new_hash, zeros
@@ -60,6 +61,7 @@ class Saver:
     ) -> None:
         self.files = 0
         self.bytes = 0
+        self.deleted = 0
         self._writer = writer
         self._rows = rows
         self._log = log
@@ -92,6 +94,14 @@ class Saver:
             self._save_as(kind, found)
         except OSError as error:
             self.trouble(found.path, error)
+
+    def gone(self, gone: Gone) -> None:
+        """Note that something that was saved before is not there any more (volume format, 6.2)."""
+        if self._cancelled():
+            raise Cancelled
+        stat = EncodedStat(mtime=gone.mtime, ctime=gone.ctime, data_stream=Stream.FILE_DATA)
+        self._begin(FileType.DELETED, gone.path, stat)
+        self.deleted += 1
 
     def trouble(self, path: bytes, error: OSError) -> None:
         """Warn that *path* is not saved."""
