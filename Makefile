@@ -4,7 +4,7 @@ VENV := .venv
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test unit native vm-test venv bench lint format simulate clean
+.PHONY: help demo test unit fuzz native vm-test venv bench lint format simulate clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ $(VENV)/.stamp: pyproject.toml bin/magbay-changer | host-packages
 ## make unit      the unit suite (under a minute)
 unit: venv
 	$(VENV)/bin/python -m pytest tests/unit -n 2
+
+## make fuzz      the volume reader, guided by coverage (SECONDS=600); a failing input is kept below build/fuzz
+fuzz: venv
+	$(VENV)/bin/python -m tests.fuzz.engine $(or $(SECONDS),600)
 
 ## make native    a real Bacula on loopback with our changer (a minute)
 native: venv

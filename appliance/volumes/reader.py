@@ -102,13 +102,14 @@ class VolumeReader:
             raise PermissionDeniedError(f"{path}: {error.strerror}", hint="Run as root or as its owner.") from None
         except OSError as error:
             raise VolumeError(f"{path}: {error.strerror}") from None
-        self._buffer = bytearray(_WINDOW)
+        self._buffer = bytearray()
         self._begin = self._end = 0  # what of the file the buffer holds
         self._usual = 0  # length of the last good block
         try:
             if stat.S_ISDIR(os.fstat(self._fd).st_mode):
                 raise VolumeError(f"{path}: is a directory", hint=f"Give the volumes in it: {path}/*")
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._buffer = bytearray(min(self.size, _WINDOW))
             self._refuse_foreign()
             if keys is not None:
                 self._keys = keys.of(path, self._label_name())

@@ -196,7 +196,7 @@ class SessionReader:
                 raise VolumeError("a session label runs over the end of its block")
             label = SessionLabel.parse(kind, bytes(part))
         except VolumeError as error:
-            self._report(session, where, length, error.message)
+            self._report(session, where, len(part), error.message)
             yield from self._take_reports()
             return
         if kind is LabelKind.SOS_LABEL:
