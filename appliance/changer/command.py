@@ -38,6 +38,7 @@ _OPTIONS = {
     "-l": "-l",
     "--label": "-l",
     "--pool": "--pool",
+    "-m": "-m",
 }
 # More digits than any slot or drive has; int() of a longer text is slow and, from 4300 digits on, refused.
 _MOST_DIGITS = 9
@@ -56,6 +57,8 @@ class Command(Enum):
     # For people, as vchanger has them.
     LISTMAGS = "listmags"
     CREATEVOLS = "createvols"
+    INITMAG = "initmag"
+    CHECK = "check"
     REFRESH = "refresh"
 
 
@@ -179,6 +182,18 @@ def _createvols(request: Request) -> str:
     return people.createvols(_path(request), request.words, request.options)
 
 
+def _initmag(request: Request) -> str:
+    from appliance.changer import people
+
+    return people.initmag(_path(request), request.words, request.options)
+
+
+def _check(request: Request) -> str:
+    from appliance.changer import check
+
+    return check.check(_path(request))
+
+
 def _listmags(request: Request) -> str:
     from appliance.changer import people
 
@@ -195,6 +210,8 @@ def _refresh(request: Request) -> str:
 _OTHERS: dict[Command, Callable[[Request], str]] = {
     Command.TRANSFER: _transfer,
     Command.CREATEVOLS: _createvols,
+    Command.INITMAG: _initmag,
+    Command.CHECK: _check,
     Command.LISTMAGS: _listmags,
     Command.REFRESH: _refresh,
 }

@@ -12,11 +12,12 @@ from appliance.changer.report import Slot
 from appliance.changer.service import Changer
 from appliance.config import vchanger
 from appliance.config.loader import is_vchanger, load
+from appliance.config.names import Names
 from appliance.config.schema import Config
 from appliance.config.vchanger import VchangerFile
 from appliance.errors import AwayError, MagbayError, NotFoundError, UsageError
 from appliance.host.files import adopt, sync_directory
-from appliance.magazines.attached import Magazine, known
+from appliance.magazines.attached import Magazine, create_directories, known
 
 _MOST = 9999  # volumes made at once; the number in a name has four digits
 
@@ -58,18 +59,75 @@ def createvols(path: Path, words: Sequence[str], options: Mapping[str, str]) -> 
     count = _number("number of volumes", words[1], 1, _MOST)
     start = _number("first number", words[2], 0, _MOST) if len(words) > 2 else None
     config = load(path)
+    create_directories(config)
     bay, magazine = _magazine(known(config), words[0], is_vchanger(path) and vchanger.read(path).old)
     if magazine.path is None:
         raise AwayError(f"magazine {magazine.name} is not here", hint="Plug it in and try again.")
     old = config.changer.numbered
-    prefix = options.get("-l") or f"{config.changer.name}_{bay + old:04d}_"
     changer = Changer.open(path)
-    taken = {slot.volume for slot in changer.slots()} | set(os.listdir(magazine.path))  # noqa: PTH208
-    made = _names(prefix, count, start, int(old), taken)
-    for name in made:
+    names = _naming(config, magazine, options, f"{config.changer.name}_{bay + old:04d}_" if is_vchanger(path) else "")
+    made = _free(names, count, start, int(old), _taken(changer, magazine))
+    _make(magazine, made)
+    return _told(changer, config, magazine, bay + old, made, options.get("--pool"))
+
+
+def initmag(path: Path, words: Sequence[str], options: Mapping[str, str]) -> str:
+    """Fill an empty magazine with volumes, as vchanger 0.8 does; *words*: the bay. Gives what is to be said.
+
+    *options*: `-m` is the number of the magazine that the names have; without it the first that no name has. Raises
+    `UsageError` for configurations that are not of vchanger 0.8, `AwayError`, `MagbayError`, `OSError`.
+    """
+    file = vchanger.read(path) if is_vchanger(path) else None
+    if file is None or not file.old:
+        raise UsageError(
+            "initmag is for configurations of vchanger 0.8; others need no preparation of a magazine",
+            hint="createvols BAY COUNT makes volumes, 'magbay prepare' makes a magazine of a blank disk.",
+        )
+    if not words:
+        raise UsageError("initmag needs the bay", hint="initmag BAY [-m NUMBER]")
+    config = load(path)
+    bay, magazine = _magazine(known(config), words[0], True)
+    if magazine.path is None:
+        raise AwayError(f"magazine {magazine.name} is not here", hint="Plug it in and try again.")
+    changer = Changer.open(path)
+    taken = _taken(changer, magazine)
+    if any(slot.magazine == magazine.name and slot.attached for slot in changer.slots()):
+        raise MagbayError(f"magazine {magazine.name} has volumes already", hint="createvols adds more.")
+    used = {int(match[1]) for name in taken if (match := re.match(rf"{re.escape(file.name)}_(\d{{4}})_", name))}
+    wish = options.get("-m")
+    number = (
+        _number("number of the magazine", wish, 1, _MOST)
+        if wish
+        else next(n for n in range(1, _MOST + 1) if n not in used)
+    )
+    made = _free(Names(f"{file.name}_{number:04d}_{{number:4}}"), file.slots_per_magazine, 1, 1, taken)
+    _make(magazine, made)
+    _told(changer, config, magazine, bay + 1, made, None)
+    return f"created magazine {number} in bay {bay + 1} [{magazine.path}]\n"
+
+
+def _naming(config: Config, magazine: Magazine, options: Mapping[str, str], prefix: str) -> Names:
+    """How createvols calls what it makes; *prefix* is vchanger's, empty for a configuration of ours."""
+    prefix = options.get("-l") or prefix
+    if not prefix:
+        pool = options.get("--pool") or config.director.pool
+        return Names(config.changer.volume_names, magazine=magazine.name, changer=config.changer.name, pool=pool)
+    if not legal_name(f"{prefix}0000"):
+        raise UsageError(f"{prefix[:40]!r} cannot begin the name of a volume")
+    return Names(f"{prefix}{{number:4}}")
+
+
+def _taken(changer: Changer, magazine: Magazine) -> set[str]:
+    """Names that are given: every slot's, and what lies on *magazine*, which is here."""
+    assert magazine.path is not None
+    return {slot.volume for slot in changer.slots()} | set(os.listdir(magazine.path))  # noqa: PTH208
+
+
+def _make(magazine: Magazine, names: Sequence[str]) -> None:
+    assert magazine.path is not None
+    for name in names:
         _create(magazine.path, name)
     sync_directory(magazine.path)
-    return _told(changer, config, magazine, bay + old, made, options.get("--pool"))
 
 
 def _told(changer: Changer, config: Config, magazine: Magazine, bay: int, made: Sequence[str], pool: str | None) -> str:
@@ -112,14 +170,13 @@ def _magazine(magazines: tuple[Magazine, ...], word: str, from_one: bool) -> tup
     raise NotFoundError(f"there is no bay or magazine {word[:40]!r}", hint=f"Bays are {int(from_one)} to {last}.")
 
 
-def _names(prefix: str, count: int, start: int | None, least: int, taken: set[str]) -> list[str]:
-    if not legal_name(f"{prefix}0000"):
-        raise UsageError(f"{prefix[:40]!r} cannot begin the name of a volume")
-    numbers = [int(match[1]) for name in taken if (match := re.fullmatch(rf"{re.escape(prefix)}(\d{{4}})", name))]
-    first = start if start is not None else max(numbers, default=least - 1) + 1
-    free = [f"{prefix}{number:04d}" for number in range(first, _MOST + 1) if f"{prefix}{number:04d}" not in taken]
+def _free(names: Names, count: int, start: int | None, least: int, taken: set[str]) -> list[str]:
+    """*count* names that are not *taken*, from the number *start*, or from behind the last one taken."""
+    last = max((number for name in taken if (number := names.number(name)) is not None), default=least - 1)
+    first = start if start is not None else last + 1
+    free = [name for number in range(first, _MOST + 1) if (name := names.name(number)) not in taken]
     if len(free) < count:
-        raise UsageError(f"only {len(free)} names are left that begin with {prefix}", hint="Give another with -l.")
+        raise UsageError(f"only {len(free)} names are left like {names.name(first)}", hint="Give another with -l.")
     return free[:count]
 
 

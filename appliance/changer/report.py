@@ -10,7 +10,10 @@ from appliance.changer.view import Presence
 
 @dataclass(frozen=True)
 class Slot:
-    """One slot that was given to a volume. *attached*: the volume can be loaded; else *presence* says why not."""
+    """One slot that was given to a volume. *attached*: the volume can be loaded; else *presence* says why not.
+
+    *path*: the volume's file, empty when it is not attached. *writable*: not on a magazine that cannot be written.
+    """
 
     slot: int
     volume: str
@@ -18,6 +21,8 @@ class Slot:
     drive: int | None
     attached: bool
     presence: Presence
+    path: str = ""
+    writable: bool = True
 
 
 @dataclass(frozen=True)

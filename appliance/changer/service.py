@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from appliance.changer import drives, plain, slotmap
@@ -58,11 +58,8 @@ class Changer:
         with self._locked():
             view, report = self._refresh(thorough)
             holders = view.holders()
-        found = [
-            Slot(e.slot, e.volume, e.magazine, holders.get(e.slot), e.presence is Presence.HERE, e.presence)
-            for e in view.entries
-        ]
-        return tuple(found), report
+        protected = {magazine.name for magazine in self._known() if magazine.attached and not magazine.writable}
+        return tuple(_slot(entry, holders, protected) for entry in view.entries), report
 
     def view(self) -> View:
         """The slots as they are now, for the Changer Command. Raises `MagbayError`."""
@@ -262,6 +259,12 @@ class Changer:
             unreadable=tuple(view.unreadable),
             unsaved=unsaved,
         )
+
+
+def _slot(entry: Entry, holders: Mapping[int, int], protected: Collection[str]) -> Slot:
+    here, drive = entry.presence is Presence.HERE, holders.get(entry.slot)
+    path, writable = (entry.path if here else ""), entry.magazine not in protected
+    return Slot(entry.slot, entry.volume, entry.magazine, drive, here, entry.presence, path, writable)
 
 
 def _check_readable(directory: Path) -> None:

@@ -25,6 +25,7 @@ from appliance.config.kinds import (
     YesNo,
     setting,
 )
+from appliance.config.names import TEMPLATE
 
 # Bareos carries the slot count as a signed 16-bit number (reference changer.md, 1.9).
 MOST_SLOTS = 32767
@@ -38,6 +39,12 @@ class ChangerConfig:
 
     name: str = setting(
         NAME, "Name of the changer; prefix of the names of new volumes.", default="magbay", example="c0"
+    )
+    volume_names: str = setting(
+        Text("a template with one {number} or {number:DIGITS}, and {magazine}, {changer}, {pool}", TEMPLATE),
+        "How new volumes are called; zeros pad the number to that many digits, so that names sort as they were made.",
+        default="{magazine}-{number:4}",
+        example='"{pool}-{magazine}-{number:5}"',
     )
     drives: int = setting(
         Integer(1, 99), "Number of virtual drives (0-based paths below run_dir).", default=2, example="2"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance import __version__
 from appliance.config.jobs import LabelDialect, PoolConfig
+from appliance.config.names import Names
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.host import files
@@ -70,7 +71,7 @@ def reachable(magazine: Magazine) -> bool:
 def label_new(
     catalog: Catalog, config: Config, magazine: Magazine, pool_name: str, ids: SessionIds, stream: int = 0
 ) -> OpenVolume:
-    """Create the next volume `<magazine>-NNNN` of the magazine, label it, enter it in the catalog.
+    """Create the next volume of the magazine (`changer.volume_names` names it), label it, enter it in the catalog.
 
     *stream*: number of the volume in its job (0 for the first, 2, 3 …). Raises `VolumeFullError`, `MagazineLostError`.
     """
@@ -80,10 +81,12 @@ def label_new(
     # One process at a time chooses names, so that no two volumes of one catalog are called the same.
     with files.locked(config.state_dir / "label.lock"):
         files.adopt(config.state_dir / "label.lock", config.state_dir)
-        number = _highest_number(catalog, magazine.name)
+        template, changer = config.changer.volume_names, config.changer.name
+        names = Names(template, magazine=magazine.name, changer=changer, pool=pool_name)
+        number = max((names.number(media.name) or 0 for media in catalog.media()), default=0)
         while True:
             number += 1
-            name = f"{magazine.name}-{number:04d}"
+            name = names.name(number)
             label = label_block(_label(name, pool_name, pool), ids, stream)
             try:
                 device = FileVolume.create(magazine.path / name, magazine.name, label)
@@ -100,15 +103,6 @@ def _not_created(error: OSError, name: str, magazine: Magazine) -> MagbayError:
         f"volume {name} cannot be created on magazine {magazine.name}: {error.strerror}",
         hint=f"Look at the rights on {magazine.path}.",
     )
-
-
-def _highest_number(catalog: Catalog, magazine: str) -> int:
-    numbers = [0]
-    for media in catalog.media():
-        prefix, _, number = media.name.rpartition("-")
-        if prefix == magazine and number.isdecimal():
-            numbers.append(int(number))
-    return max(numbers)
 
 
 def _label(name: str, pool_name: str, pool: PoolConfig) -> VolumeLabel:
