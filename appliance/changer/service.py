@@ -58,7 +58,7 @@ class Changer:
         with self._locked():
             view, report = self._refresh(thorough)
             holders = view.holders()
-        protected = {magazine.name for magazine in self._known() if magazine.attached and not magazine.writable}
+        protected = {magazine.name for magazine in self._known() if _is_protected(magazine)}
         return tuple(_slot(entry, holders, protected) for entry in view.entries), report
 
     def view(self) -> View:
@@ -265,6 +265,15 @@ def _slot(entry: Entry, holders: Mapping[int, int], protected: Collection[str]) 
     here, drive = entry.presence is Presence.HERE, holders.get(entry.slot)
     path, writable = (entry.path if here else ""), entry.magazine not in protected
     return Slot(entry.slot, entry.volume, entry.magazine, drive, here, entry.presence, path, writable)
+
+
+def _is_protected(magazine: Magazine) -> bool:
+    """Whether nobody can write on it. Rights do not count: the daemon's user may have others than this one."""
+    if magazine.path is None or not magazine.identity.startswith("directory:"):
+        return magazine.attached and not magazine.writable
+    with contextlib.suppress(OSError):
+        return bool(os.statvfs(magazine.path).f_flag & os.ST_RDONLY)
+    return False
 
 
 def _check_readable(directory: Path) -> None:

@@ -84,6 +84,11 @@ class Text:
 
 
 NAME = Text("a name of 1 to 127 letters, digits and _ . : - that does not start with . or -", _NAME)
+# Names of a Director's resources may have blanks inside.
+RESOURCE = Text(
+    "a resource's name of 1 to 127 letters, digits, blanks and _ . : -",
+    re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.: -]{0,125}[A-Za-z0-9_.:-])?"),
+)
 UUID = Text("a UUID as blkid prints it", _UUID, str.lower)
 
 

@@ -13,6 +13,7 @@ from appliance.config.filesets import FilesetConfig
 from appliance.config.jobs import JobConfig, PoolConfig
 from appliance.config.kinds import (
     NAME,
+    RESOURCE,
     UUID,
     Choice,
     Integer,
@@ -150,7 +151,7 @@ class DirectorConfig:
     console_program: str = setting(Text("a program"), "The console's program.", default="bconsole", example="bconsole")
     timeout: int = setting(Integer(1, 3600), "Seconds to wait for the Director.", default=30, example="30")
     storage: str = setting(
-        NAME, "Name of the Director's Storage resource and of our Autochanger.", default="magbay", example="magbay"
+        RESOURCE, "Name of the Director's Storage resource and of our Autochanger.", default="magbay", example="magbay"
     )
     media_type: str = setting(
         NAME,
@@ -158,9 +159,9 @@ class DirectorConfig:
         default="",
         example="magbay",
     )
-    pool: str = setting(NAME, "Pool that new volumes are labelled into.", default="Default", example="Default")
+    pool: str = setting(RESOURCE, "Pool that new volumes are labelled into.", default="Default", example="Default")
     pools: Mapping[str, str] = setting(
-        MapOf(NAME), "Pool of the new volumes of single magazines.", default={}, example="{m1: Monthly}"
+        MapOf(RESOURCE), "Pool of the new volumes of single magazines.", default={}, example="{m1: Monthly}"
     )
     label: bool = setting(
         YesNo(), "Whether new volumes are labelled through the Director.", default=True, example="yes"

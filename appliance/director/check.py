@@ -13,7 +13,7 @@ from appliance.config.schema import Config
 from appliance.director import record
 from appliance.director.console import Console, check_readable, open_console
 from appliance.director.pieces import archive_device
-from appliance.director.plan import Offer, plan
+from appliance.director.plan import Offer, plan, quoted
 from appliance.director.replies import StorageStatus, names, storage_status, volumes
 from appliance.errors import MagbayError
 
@@ -85,7 +85,7 @@ def _storage(config: Config, file: Path, console: Console) -> Iterator[Finding]:
 
 
 def _status(config: Config, console: Console) -> StorageStatus:
-    return storage_status(console.send(f"status storage={config.director.storage}"))
+    return storage_status(console.send(f"status storage={quoted(config.director.storage)}"))
 
 
 def _devices(config: Config, file: Path, console: Console) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ def _devices(config: Config, file: Path, console: Console) -> Iterator[Finding]:
 
 def _changer(config: Config, file: Path, console: Console) -> Iterator[Finding]:
     """Ask the changer the long way: Director, storage daemon, Changer Command."""
-    reply = console.send(f"status slots storage={config.director.storage} drive=0")
+    reply = console.send(f"status slots storage={quoted(config.director.storage)} drive=0")
     complaint = next((line.strip() for line in reply.splitlines() if re.match(r"39\d\d ", line)), "")
     count = re.search(r"has (\d+) slots", reply)
     ours = [slot for slot in Changer.open(file).look(thorough=False)[0] if slot.attached]
@@ -152,7 +152,7 @@ def _pools(config: Config, file: Path, console: Console) -> Iterator[Finding]:
 
 def _catalog(config: Config, file: Path, console: Console) -> Iterator[Finding]:
     slots = Changer.open(file).look(thorough=False)[0]
-    offer = Offer({s.volume: s.slot for s in slots if s.attached}, frozenset(s.volume for s in slots))
+    offer = Offer.of(slots)
     catalog = volumes(console.send("list volumes"))
     wanted = config.director.media_type
     other = sorted(n for n, v in catalog.items() if n in offer.known and wanted not in ("", v.media_type))

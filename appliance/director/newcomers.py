@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from appliance.config.schema import DirectorConfig
+from appliance.director.plan import quoted
 
 # Volumes labelled in one command. Each takes four runs of the changer, and the drive is busy all the while.
 MOST_LABELS = 20
@@ -62,12 +63,16 @@ def commands(found: Collection[Newcomer], settings: DirectorConfig, drive: int) 
     for pool, items in _by_pool(found, settings, Content.EMPTY).items():
         for first in range(0, len(items), MOST_LABELS):
             slots = _ranges([item.slot for item in items[first : first + MOST_LABELS]])
-            command = f"label storage={settings.storage} pool={pool} slots={slots} drive={drive} barcodes"
+            command = (
+                f"label storage={quoted(settings.storage)} pool={quoted(pool)} slots={slots} drive={drive} barcodes"
+            )
             sessions.append((command, "yes"))
     for pool, items in _by_pool(found, settings, Content.LABEL).items():
         for item in items:
             # How many to create (0: one of this name), its name, its slot, whether it is in the changer.
-            sessions.append((f"add pool={pool} storage={settings.storage}", "0", item.volume, str(item.slot), "yes"))
+            sessions.append(
+                (f"add pool={quoted(pool)} storage={quoted(settings.storage)}", "0", item.volume, str(item.slot), "yes")
+            )
     return sessions
 
 

@@ -13,6 +13,12 @@ from pathlib import Path
 
 from appliance.changer import drives
 from appliance.config.schema import Config, DirectorKind
+from appliance.director.plan import quoted
+
+# Settings whose values are names of resources.
+_NAMES = frozenset(
+    {"Name", "Device", "Media Type", "Autochanger", "Storage", "Client", "FileSet", "Pool", "Messages", "Schedule"}
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,10 @@ def storage_daemon(config: Config, file: Path, other: OtherSide) -> str:
     """Autochanger and Device resources."""
     name = config.director.storage
     devices = [f"{name}-{number}" for number in range(config.changer.drives)]
-    command = f"{other.changer_command} %c %o %S %a %d"
+    # The daemon fills in the letters and then splits at blanks outside quotes.
+    config_word = "'%c'" if " " in str(file.absolute()) else "%c"
+    device_word = "'%a'" if " " in str(config.drive_dir) else "%a"
+    command = f"{other.changer_command} {config_word} %o %S {device_word} %d"
     parts = [
         "# magbay: include this in the storage daemon's configuration (@/path/of/this/file).",
         _resource(
@@ -146,14 +155,20 @@ def _update_slots(config: Config, other: OtherSide) -> Iterable[str]:
     script = [
         ("Runs When", "Before"),
         ("Runs On Client", "no"),
-        ("Console", _quoted(f"update slots storage={storage} drive=0")),
+        ("Console", _quoted(f"update slots storage={quoted(storage)} drive=0")),
     ]
     inside = _resource("RunScript", script).replace("\n", "\n  ").rstrip()
     yield _resource("Job", job)[:-2] + f"  {inside}\n}}\n"
 
 
 def _resource(kind: str, settings: Iterable[tuple[str, str]]) -> str:
-    return kind + " {\n" + "".join(f"  {key} = {value}\n" for key, value in settings) + "}\n"
+    rows = [(key, _named(value) if key in _NAMES else value) for key, value in settings]
+    return kind + " {\n" + "".join(f"  {key} = {value}\n" for key, value in rows) + "}\n"
+
+
+def _named(value: str) -> str:
+    """One name, or several with commas between them, in quotes where one has blanks."""
+    return ", ".join(f'"{name}"' if " " in name else name for name in value.split(", "))
 
 
 def _quoted(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from appliance.changer.report import Slot
 from appliance.director.replies import Blocked, CatalogVolume, Waiting
 
 # States in which a volume of the catalog can be chosen for writing (Bacula: "find_next_volume").
@@ -13,10 +14,19 @@ WRITABLE = frozenset({"Append", "Recycle", "Purged"})
 
 @dataclass(frozen=True)
 class Offer:
-    """What the changer offers: *here* volume to slot; *known* every volume that ever had a slot."""
+    """What the changer offers: *here* volume to slot; *known* every volume that ever had a slot; *protected* those of
+    *here* that nobody can write, because their disk is write-protected."""
 
     here: Mapping[str, int]
     known: Collection[str]
+    protected: Collection[str] = frozenset()
+
+    @classmethod
+    def of(cls, slots: Collection[Slot]) -> Offer:
+        """The offer of all *slots* that were ever given."""
+        here = [slot for slot in slots if slot.attached]
+        protected = frozenset(slot.volume for slot in here if not slot.writable)
+        return cls({slot.volume: slot.slot for slot in here}, frozenset(slot.volume for slot in slots), protected)
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,13 @@ def plan(offer: Offer, catalog: Mapping[str, CatalogVolume], disabled: Collectio
     ours = {name: volume for name, volume in catalog.items() if media_type in ("", volume.media_type)}
     away = [volume for name, volume in ours.items() if name in offer.known and name not in offer.here]
     here = [volume for name, volume in ours.items() if name in offer.here]
+    # What is write-protected can be restored from, disabled or not; only writing asks for the flag.
+    closed = [*away, *(volume for volume in here if volume.name in offer.protected)]
+    open_ = [volume for volume in here if volume.name not in offer.protected]
     return Plan(
         leave=tuple(sorted(v.name for v in away if v.in_changer or v.slot)),
-        disable=tuple(sorted(v.name for v in away if v.enabled)),
-        enable=tuple(sorted(v.name for v in here if not v.enabled and v.name in disabled)),
+        disable=tuple(sorted(v.name for v in closed if v.enabled)),
+        enable=tuple(sorted(v.name for v in open_ if not v.enabled and v.name in disabled)),
         update=any(not v.in_changer or v.slot != offer.here[v.name] for v in here),
         unknown=tuple(sorted(name for name in offer.here if name not in catalog)),
     )
@@ -62,9 +75,14 @@ def commands(found: Plan, storage: str) -> tuple[str, ...]:
         lines.append(f"update volume={name}{leave}{disable}")
     if found.update:
         # With drive: Bacula would ask for it. One run of the command for any number of magazines.
-        lines.append(f"update slots storage={storage} drive=0")
+        lines.append(f"update slots storage={quoted(storage)} drive=0")
     lines.extend(f"update volume={name} enabled=yes" for name in found.enable)
     return tuple(lines)
+
+
+def quoted(name: str) -> str:
+    """*name* of a resource as a value on a console's line."""
+    return f'"{name}"' if " " in name else name
 
 
 def mount_slot(blocked: Blocked, offer: Offer, catalog: Mapping[str, CatalogVolume]) -> int:

@@ -16,7 +16,7 @@ from appliance.director import newcomers, record
 from appliance.director.console import Console, open_console
 from appliance.director.newcomers import Content, Newcomer
 from appliance.director.pieces import archive_device
-from appliance.director.plan import Offer, commands, mount_slot, plan
+from appliance.director.plan import Offer, commands, mount_slot, plan, quoted
 from appliance.director.replies import Blocked, CatalogVolume, StorageStatus, names, storage_status, volumes
 from appliance.director.wanted import Wanted, wanted
 from appliance.errors import MagbayError
@@ -56,7 +56,7 @@ class Director:
             return self._sync(slots)
 
     def _sync(self, slots: Sequence[Slot]) -> Outcome:
-        offer = Offer({s.volume: s.slot for s in slots if s.attached}, frozenset(s.volume for s in slots))
+        offer = Offer.of(slots)
         catalog, status = self._ask()
         sent: list[str] = []
         problems: list[str] = []
@@ -78,7 +78,7 @@ class Director:
 
     def _ask(self) -> tuple[dict[str, CatalogVolume], StorageStatus]:
         storage = self._settings.storage
-        reply = self._console.send(".storage", "list volumes", f"status storage={storage}")
+        reply = self._console.send(".storage", "list volumes", f"status storage={quoted(storage)}")
         # A Director that does not know a name silently takes another one when that is the only one.
         if storage not in names(reply):
             raise MagbayError(
@@ -98,7 +98,7 @@ class Director:
             lines = commands(found, self._settings.storage)
             self._console.send(*lines)
             sent += lines
-        back = {name for name in disabled if name in offer.here and name in catalog}
+        back = {name for name in disabled if name in offer.here and name in catalog and name not in offer.protected}
         if back:
             # Verified before it is forgotten.
             now, _status = self._ask()
@@ -117,6 +117,7 @@ class Director:
         if not self._settings.label:
             return
         unknown = [s for s in slots if s.attached and s.volume not in catalog and s.volume not in self._helpless]
+        unknown = [s for s in unknown if s.writable]  # nothing can be labelled there, and data are not lost there
         fresh = list(self._newcomers(unknown)) if unknown else []
         drive = _free_drive(status, self._config)
         if drive is None:
@@ -189,7 +190,7 @@ class Director:
                 pause = min(last[3] * 2, _MOST_AGAIN)
             self._asked[blocked.device] = (blocked, slot, now + pause, pause)
             # The slot is ignored while blocked, but without it the console asks for one.
-            lines.append(f"mount storage={self._settings.storage} drive={blocked.drive} slot={slot}")
+            lines.append(f"mount storage={quoted(self._settings.storage)} drive={blocked.drive} slot={slot}")
         if lines:
             self._console.send(*lines)
             sent += lines

@@ -28,7 +28,7 @@ CHANGER = Path(sys.executable).with_name("magbay-changer")
 
 _MAGBAY = """\
 state_dir: state
-run_dir: run
+run_dir: {run}
 mount_dir: mnt
 changer: {{name: c0, drives: 2, slots: 200}}
 magazines:
@@ -38,7 +38,8 @@ pools:
 director:
   kind: bacula
   console_config: bconsole.conf
-  storage: chg
+  storage: {storage}
+  pool: {pool}
   media_type: magbay
   timeout: 20
 """
@@ -56,11 +57,16 @@ Messages {{ Name = Standard; append = "{root}/var/log" = all, !skipped; console 
   catalog = all, !skipped, !saved }}
 FileSet {{ Name = data; Ignore FileSet Changes = yes
   Include {{ Options {{ signature = MD5; sparse = yes }} File = "{root}/data" }} }}
-JobDefs {{ Name = defaults; Type = Backup; Level = Full; Client = t-fd; FileSet = data; Storage = chg; Pool = Default
-  Messages = Standard; Allow Duplicate Jobs = yes; Maximum Concurrent Jobs = 5; Spool Attributes = no }}
+JobDefs {{ Name = defaults; Type = Backup; Level = Full; Client = t-fd; FileSet = data; Storage = "{storage}"
+  Pool = "{pool}"; Messages = Standard; Allow Duplicate Jobs = yes; Maximum Concurrent Jobs = 5
+  Spool Attributes = no }}
 Job {{ Name = one; JobDefs = defaults }}
 Job {{ Name = two; JobDefs = defaults }}
-Job {{ Name = restore; Type = Restore; Client = t-fd; FileSet = data; Storage = chg; Pool = Default
+Job {{ Name = slow-one; JobDefs = defaults; Maximum Bandwidth = 300kb/s
+}}
+Job {{ Name = slow-two; JobDefs = defaults; Maximum Bandwidth = 300kb/s
+}}
+Job {{ Name = restore; Type = Restore; Client = t-fd; FileSet = data; Storage = "{storage}"; Pool = "{pool}"
   Messages = Standard; Where = "{root}/restored" }}
 @{root}/bacula-dir-magbay.conf
 """
@@ -106,31 +112,45 @@ def _ports(count: int) -> list[int]:
 class Rig:
     """Daemons and magazines below *root*. `stop` ends every process that was started."""
 
-    def __init__(self, root: Path, magazines: int = 2, volumes: int = 4) -> None:
-        self.root = root
+    def __init__(
+        self, root: Path, magazines: int = 2, volumes: int = 4, storage: str = "chg", pool: str = "Default"
+    ) -> None:
+        """Where *storage* has blanks, the paths have some too."""
+        self.root, self.changer = root, CHANGER
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         for name in ("var", "data", "away"):
             (root / name).mkdir()
         names = [f"m{number}" for number in range(1, magazines + 1)]
-        lines = "\n".join(f"  - {{name: {name}, directory: {name}}}" for name in names)
-        (root / "magbay.yaml").write_text(_MAGBAY.format(magazines=lines))
-        for name in names:
-            (root / name).mkdir()
+        blank = " " in storage
+        self.file = root / ("magbay conf.yaml" if blank else "magbay.yaml")
+        folders = {name: f"magazine {name}" if blank else name for name in names}
+        lines = "\n".join(f"  - {{name: {name}, directory: {folder}}}" for name, folder in folders.items())
+        run = "my run" if blank else "run"
+        self.file.write_text(_MAGBAY.format(magazines=lines, run=run, storage=storage, pool=pool))
+        for name, folder in folders.items():
+            (root / folder).mkdir()
             for number in range(1, volumes + 1):
                 volume = f"{name}-{number:04d}"
                 assert legal_name(volume)
-                (root / name / volume).touch()
-        self.config: Config = load(root / "magbay.yaml")
+                (root / folder / volume).touch()
+        self.config: Config = load(self.file)
         dir_port, sd_port, fd_port = _ports(3)
         self._listens = {"bacula-dir": dir_port, "bacula-sd": sd_port, "bacula-fd": fd_port}
-        values = {"root": root, "dir_port": dir_port, "sd_port": sd_port, "fd_port": fd_port}
+        values = {
+            "storage": storage,
+            "pool": pool,
+            "root": root,
+            "dir_port": dir_port,
+            "sd_port": sd_port,
+            "fd_port": fd_port,
+        }
         texts = {"bacula-dir": _DIR, "bacula-sd": _SD, "bacula-fd": _FD, "bconsole": _CONSOLE}
         for name, text in texts.items():
             (root / f"{name}.conf").write_text(text.format(**values))
         (root / "bconsole.conf").chmod(0o640)
         (root / "sd-password").write_text('"sd-secret-8"\n')
         other = OtherSide(port=sd_port, password_file=root / "sd-password", client="t-fd", changer_command=str(CHANGER))
-        for name, text in pieces(self.config, root / "magbay.yaml", other, DirectorKind.BACULA).items():
+        for name, text in pieces(self.config, self.file, other, DirectorKind.BACULA).items():
             (root / name).write_text(text)
         catalog = sqlite3.connect(root / "var" / "bacula.db")
         catalog.executescript(SCHEMA.read_text())
@@ -188,7 +208,7 @@ class Rig:
 
     def magbay(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the product's command."""
-        argv = [sys.executable, "-m", "appliance", "--config", str(self.root / "magbay.yaml"), *words]
+        argv = [sys.executable, "-m", "appliance", "--config", str(self.file), *words]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         return subprocess.run(argv, capture_output=True, text=True, timeout=180, env=environment)
 

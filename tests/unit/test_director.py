@@ -5,6 +5,7 @@ What a real Director does with the commands is in tests/native.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -144,6 +145,23 @@ def test_plan_of_a_swap() -> None:
         "update volume=b-1 enabled=yes",
     )
     assert found.unknown == ("new",)
+
+
+@pytest.mark.complaint(14)
+def test_what_is_write_protected_is_not_to_be_chosen_for_writing() -> None:
+    here = [
+        Slot(n, name, "m1", None, True, Presence.HERE, "/x", writable)
+        for n, name, writable in ((1, "a", False), (2, "b", True), (3, "c", False))
+    ]
+    catalog = {name: volume(name, slot=n, enabled=name != "c") for n, name in ((1, "a"), (2, "b"), (3, "c"))}
+    found = plan(Offer.of(here), catalog, {"c"}, "magbay")
+    assert commands(found, "chg") == ("update volume=a enabled=no",)
+    again = [dataclasses.replace(item, writable=True) for item in here]
+    catalog["a"] = dataclasses.replace(catalog["a"], enabled=False)
+    assert commands(plan(Offer.of(again), catalog, {"a", "c"}, "magbay"), "chg") == (
+        "update volume=a enabled=yes",
+        "update volume=c enabled=yes",
+    )
 
 
 def test_nothing_to_do_is_no_command() -> None:
