@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,8 @@ ANSWERS = Path("/run/magbay-health")
 # Markers of the magazines that autofs is to mount for reading only (autofs/auto.magbay), below run_dir.
 READ_ONLY = "read-only"
 _AGAIN = 6 * 3600.0  # seconds until a disk that stays in its bay is read again
+_PATIENCE = 60.0  # seconds until a disk that has not answered counts as one that does not
+_AT_ONCE = 4  # requests to the service manager that are under way
 _HINT = "Its volumes can still be read: copy them, and replace the disk."
 
 
@@ -31,15 +34,17 @@ class HealthWatch:
         self._told: set[tuple[int, Condition]] = set()
         self._first = FirstSeen(config.state_dir)
         self._markers = config.run_dir / READ_ONLY
+        self._few = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def taken_in(self, reports: Iterable[DiskReport]) -> tuple[DiskReport, ...]:
+    def taken_in(self, reports: Iterable[DiskReport]) -> tuple[DiskReport, ...]:
         """*reports* with the health of their disks. What is failing is read-only, and says why."""
         found = []
         for report in reports:
             if not report.magazine or not report.filesystem_uuid or not report.sequence:
                 found.append(report)
                 continue
-            await self._ask(report)
+            self._ask(report)
             health = self._of(report)
             self._tell(report, health)
             found.append(self._applied(report, health))
@@ -50,18 +55,25 @@ class HealthWatch:
         self._told = {item for item in self._told if item[0] in here}
         return tuple(found)
 
-    async def _ask(self, report: DiskReport) -> None:
+    def _ask(self, report: DiskReport) -> None:
         number, now = report.sequence, self._host.clock.now()
         asked = self._asked.get(number)
         # Later only while it is in use: a disk that rests is not woken for that.
         if asked is not None and not (report.state is State.MOUNTED and now - asked > _AGAIN):
             return
         self._asked[number] = now
-        try:
-            await self._host.units.start_unit(f"magbay-health@{number}.service")
-        except MagbayError as error:
-            text = f"the health of magazine {report.magazine} cannot be asked for: {error.message}"
-            self._host.journal.send(text, priority=4, MAGAZINE=report.magazine)
+        # Beside the agent's own work: unlocking does not wait for it.
+        task = asyncio.create_task(self._start(number, report.magazine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, number: int, magazine: str) -> None:
+        async with self._few:
+            try:
+                await self._host.units.start_unit(f"magbay-health@{number}.service")
+            except MagbayError as error:
+                text = f"the health of magazine {magazine} cannot be asked for: {error.message}"
+                self._host.journal.send(text, priority=4, MAGAZINE=magazine)
 
     def _of(self, report: DiskReport) -> Health:
         path = self._answers / f"{report.sequence}.json"
@@ -81,16 +93,20 @@ class HealthWatch:
         return health
 
     def _applied(self, report: DiskReport, health: Health) -> DiskReport:
-        refused = health.condition is Condition.FAILING and self._config.health.refuse_failing
         marker = self._markers / report.filesystem_uuid
-        if refused:
-            marker.parent.mkdir(exist_ok=True)
-            marker.touch()
+        if report.sequence not in self._known and self._host.clock.now() - self._asked[report.sequence] < _PATIENCE:
+            # No answer yet: what was failing at its last stay still counts as that.
+            refused, reason = marker.exists(), "only for reading until its health is known: the disk was failing"
         else:
-            marker.unlink(missing_ok=True)
+            refused = health.condition is Condition.FAILING and self._config.health.refuse_failing
+            reason = f"only for reading, the disk is failing: {health.reason}"
+            if refused:
+                marker.parent.mkdir(exist_ok=True)
+                marker.touch()
+            else:
+                marker.unlink(missing_ok=True)
         if not refused or report.state is State.FAILED:
             return dataclasses.replace(report, health=health)
-        reason = f"only for reading, the disk is failing: {health.reason}"
         return dataclasses.replace(
             report,
             health=health,

@@ -58,7 +58,7 @@ class MediaAgent:
     async def _round(self) -> bool:
         """One reconcile; whether more is to come soon."""
         before = {(report.node, report.luks_uuid): report for report in self._reports}
-        self._reports = await self._health.taken_in(await self._media.reconcile())
+        self._reports = self._health.taken_in(await self._media.reconcile())
         self._publish()
         self._rotation.round(self._reports)
         self._complaints.tell(tuple(f"an enrolment cannot be read: {e.message}" for e in self._media.damaged))
