@@ -135,8 +135,8 @@ def _show_disks(disks: list[dict[str, Any]], out: Output) -> None:
         whose = disk["magazine"] or "-"
         words = f"{disk['node']:<12} {as_told(disk['serial']) or '-':<20} {human_bytes(disk['size']):>9}  {whose:<16}"
         out.line(f"  {words} {disk['state']}{': ' + disk['reason'] if disk['reason'] else ''}")
-        if words := health_words(disk.get("health")):
-            out.line(f"      health: {words}")
+        if disk.get("health") and disk["health"]["condition"] != "unknown":
+            out.line(f"      health: {health_words(disk['health'])}")
         if disk["hint"]:
             out.line(f"      {disk['hint']}")
 
