@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.cli.output import Output, human_bytes, one_line
 from appliance.cli.volume_report import Report, iso_time
+from appliance.config.kinds import size_of
 from appliance.errors import ExitStatus, NotFoundError
 from appliance.storage.extract import Extractor, Replace
 from appliance.storage.selection import link_aliases, path_filter
@@ -59,6 +60,17 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     extract.add_argument(
         "--replace", choices=[one.value for one in Replace], default=Replace.ALWAYS.value, help="default: always"
     )
+    extract.add_argument(
+        "--untrusted", action="store_true", help="no owners, set-ID bits, device nodes, privileged attributes"
+    )
+    extract.add_argument("--limit", type=_size, metavar="SIZE", help="stop when more data would be written, e.g. 50GB")
+
+
+def _size(text: str) -> int:
+    found = size_of(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10GB or 4GiB")
+    return found
 
 
 class _Reading:
@@ -216,7 +228,14 @@ def run_extract(args: argparse.Namespace, out: Output) -> ExitStatus:
     reading = _Reading(args, out)
     wanted = path_filter(args.file) if args.file else None
     aliases = link_aliases(reading.read(), wanted) if wanted else None
-    extractor = Extractor(args.to, select=wanted, aliases=aliases, replace=Replace(args.replace))
+    extractor = Extractor(
+        args.to,
+        select=wanted,
+        aliases=aliases,
+        replace=Replace(args.replace),
+        trusted=not args.untrusted,
+        limit=args.limit,
+    )
     summary = extractor.run(reading.events("extract"))
     if wanted and not (summary.files or summary.skipped or summary.failed):
         raise _nothing(args.file)

@@ -124,6 +124,16 @@ class YesNo:
         return {"type": "boolean"}
 
 
+def size_of(text: str) -> int | None:
+    """Bytes: `10GB` (powers of 1000), `10GiB` (powers of 1024) or a bare number; None for anything else."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        return None
+    number, unit, binary = match.groups()
+    size = float(number) * (1024 if binary else 1000) ** _POWERS[unit.upper()]
+    return int(size) if size <= _MOST_BYTES else None
+
+
 @dataclass(frozen=True)
 class Size:
     """Bytes: `10GB` (powers of 1000), `10GiB` (powers of 1024) or a bare number; at least *least* bytes."""
@@ -132,14 +142,11 @@ class Size:
 
     def read(self, node: yaml.Node, where: Where) -> int:
         text = scalar(node, where, "a size").strip()
-        match = _SIZE.fullmatch(text)
-        if not match:
+        if not _SIZE.fullmatch(text):
             raise where.error(node, f"wants a size such as 10GB or 4GiB, got {text!r}")
-        number, unit, binary = match.groups()
-        size = float(number) * (1024 if binary else 1000) ** _POWERS[unit.upper()]
-        if size > _MOST_BYTES:
+        value = size_of(text)
+        if value is None:
             raise where.error(node, f"wants a size that a file can have, got {text[:40]!r}")
-        value = int(size)
         if value < self.least:
             raise where.error(node, f"wants at least {self.least} bytes, got {text!r}")
         return value

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from appliance.errors import ExitStatus, MagbayError
 from appliance.storage.selection import Key
-from appliance.storage.targets import Parts, Target, parts_of
+from appliance.storage.targets import LimitError, Parts, Target, parts_of
 from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.compression import decode
@@ -44,6 +44,9 @@ _NO_FILE = {
     FileType.SECURITY_OBJECT,
 }
 _MAX_MESSAGES = 10_000  # kept of each kind; the counts go on
+_MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
+_RECORD_COST = 256
+_SHOWN_NAME = 200  # characters of a name that no file can have
 
 
 class Replace(Enum):
@@ -122,13 +125,15 @@ class _Open:
     has_digest: bool = False
     acls: list[tuple[int, bytes]] = field(default_factory=list)
     xattrs: list[bytes] = field(default_factory=list)
+    extras: int = 0  # bytes that both take
 
 
 class Extractor:
     """Writes the files of an event stream below *target* (made if missing; "/" restores to where they came from).
 
     *select*: which entries (default all). *aliases*: from `selection.link_aliases`. *algorithm*: digest of the job, if
-    known. *on_result* is told what became of each file. One extractor for one run.
+    known. *on_result* is told what became of each file. *trusted*: see `Target`. *limit*: most bytes of data in all.
+    One extractor for one run.
     """
 
     def __init__(
@@ -140,9 +145,12 @@ class Extractor:
         aliases: Mapping[Key, bytes] | None = None,
         algorithm: str | None = None,
         on_result: Callable[[FileResult], None] | None = None,
+        trusted: bool = True,
+        limit: int | None = None,
     ) -> None:
         self.summary = Summary()
-        self._target = Target(target)
+        self._target = Target(target, trusted=trusted)
+        self._limit = limit
         self._select = select
         self._replace = replace
         self._aliases = aliases or {}
@@ -204,7 +212,11 @@ class Extractor:
             name = self._aliases[entry.ids, entry.file_index]
         path = name.decode("utf-8", "surrogateescape")
         kind = entry.attributes.kind
-        one = _Open(entry, parts_of(name), path)
+        try:
+            one = _Open(entry, parts_of(name), path)
+        except VolumeError as error:
+            self._fail(_Open(entry, (), path[:_SHOWN_NAME] + "…"), error)
+            return
         first = self._links.get((entry.ids, entry.attributes.stat.link_fi))
         if entry.attributes.ftype in _NO_FILE or (kind == "hardlink" and first == one.parts):
             return  # nothing to make, or made already under this name with the data of another
@@ -262,7 +274,7 @@ class Extractor:
         try:
             self._target.create_node(one.parts, one.entry.attributes.stat)
         except PermissionError:
-            one.failed = f"{kind} not made (only root may)"
+            one.failed = f"{kind} not made (only root may, and from trusted volumes only)"
             self.summary.warn(f"{one.path}: {one.failed}")
 
     def _write(self, one: _Open, event: Data) -> None:
@@ -275,6 +287,9 @@ class Extractor:
             if one.digest is not None:
                 one.digest.update(chunk.data)
             data = chunk.data
+            if self._limit is not None and self.summary.bytes + len(data) > self._limit:
+                hint = "Raise --limit if you trust the volumes; what was restored before is kept."
+                raise LimitError(f"{one.path} goes over the limit of {self._limit} bytes", hint=hint)
             while data:
                 written = os.pwrite(one.fd, data, one.position)
                 one.position += written
@@ -285,6 +300,10 @@ class Extractor:
             self._fail(one, error)
 
     def _keep(self, one: _Open, event: Digest | Acl | Xattr) -> None:
+        if isinstance(event, Acl | Xattr):
+            one.extras += len(event.data) + _RECORD_COST
+            if one.extras > _MAX_EXTRAS:
+                return
         if isinstance(event, Acl):
             one.acls.append((event.stream, event.data))
         elif isinstance(event, Xattr):
@@ -329,6 +348,8 @@ class Extractor:
         if kind == "hardlink":
             return []
         missed = []
+        if one.extras > _MAX_EXTRAS:
+            missed.append("has more ACLs and extended attributes than a file can have")
         if one.fd is not None:
             if one.has_holes and saved.size > one.length:
                 os.ftruncate(one.fd, saved.size)

@@ -24,6 +24,7 @@ Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL_BITS = 0o6000
+_LONGEST_NAME = 65536  # bytes; sixteen times what the kernel takes at once, as trees can be deeper than that
 _XATTR_MAGIC = 0x005C5884
 _ACL_VERSION = 2  # of the kernel's form (linux/posix_acl_xattr.h): u32 version, then entries of tag, permissions, id
 _NO_ID = 0xFFFFFFFF
@@ -33,8 +34,14 @@ _ACL_NAMES = {1007: "system.posix_acl_default", 1008: "system.posix_acl_access"}
 _ACL_NAMES |= {15: "system.posix_acl_access", 16: "system.posix_acl_default"}
 
 
+class LimitError(MagbayError):
+    """More data than the caller allows."""
+
+
 def parts_of(name: bytes) -> Parts:
-    """The components of a name on a volume below the target; `..` never climbs above it."""
+    """The components of a name on a volume below the target; `..` never climbs above it. `VolumeError`: too long."""
+    if len(name) > _LONGEST_NAME:
+        raise VolumeError(f"its name has {len(name)} bytes, more than a name can have")
     parts: list[bytes] = []
     for part in name.split(b"/"):
         if part == b"..":
@@ -45,10 +52,15 @@ def parts_of(name: bytes) -> Parts:
 
 
 class Target:
-    """An open target directory (made when missing). Raises `MagbayError` when it cannot be used."""
+    """An open target directory (made when missing). Raises `MagbayError` when it cannot be used.
 
-    def __init__(self, root: Path) -> None:
+    *trusted* False: what the volume says gives nobody any right, even if root restores it: no owners, no set-user-ID
+    and set-group-ID bits, no device nodes, of extended attributes only `user.*`.
+    """
+
+    def __init__(self, root: Path, *, trusted: bool = True) -> None:
         self.root = root
+        self._trusted = trusted
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -150,6 +162,8 @@ class Target:
 
     def create_node(self, parts: Parts, stat: EncodedStat) -> None:
         """A FIFO or device node. Raises `OSError`; `OverflowError` for numbers that are none."""
+        if not self._trusted and not modes.S_ISFIFO(stat.mode):
+            raise PermissionError(errno.EPERM, "device nodes are not made from a volume that is not trusted")
         os.mknod(parts[-1], stat.mode & 0o170000 | 0o600, stat.rdev, dir_fd=self.parent(parts))
 
     def apply(
@@ -167,17 +181,17 @@ class Target:
         place = path if fd is None else fd
         is_link = fd is None and modes.S_ISLNK(os.lstat(path).st_mode)
         missed: list[str] = []
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and self._trusted:
             _try(missed, "owner", lambda: os.chown(place, stat.uid, stat.gid, follow_symlinks=not is_link))
         mode = stat.mode & 0o7777
-        if os.geteuid() not in (0, stat.uid):
+        if not self._trusted or os.geteuid() not in (0, stat.uid):
             mode &= ~_SPECIAL_BITS
         if not is_link:
             _try(missed, "mode", lambda: os.chmod(place, mode))  # noqa: PTH101 (a descriptor)
         for stream, text in acls:
             _try(missed, "ACL", partial(_set_acl, place, not is_link, stream, text))
         for packed in xattrs:
-            _try(missed, "extended attributes", partial(_set_xattrs, place, not is_link, packed))
+            _try(missed, "extended attributes", partial(_set_xattrs, place, not is_link, packed, self._trusted))
         times = (stat.atime * 10**9, stat.mtime * 10**9)
         _try(missed, "times", lambda: os.utime(place, ns=times, follow_symlinks=not is_link))
         return missed
@@ -224,9 +238,11 @@ def unpack_xattrs(packed: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def _set_xattrs(place: int | bytes, follow: bool, packed: bytes) -> None:
+def _set_xattrs(place: int | bytes, follow: bool, packed: bytes, trusted: bool) -> None:
     failed: list[str] = []
     for name, value in unpack_xattrs(packed):
+        if not trusted and not name.startswith(b"user."):
+            continue
         try:
             os.setxattr(place, name, value, follow_symlinks=follow)
         except OSError as error:

@@ -1,0 +1,174 @@
+"""Volumes made to do harm: what they may not do even to root, and what they may not use up."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.storage.extract import Extractor, Summary
+from appliance.storage.targets import LimitError
+from appliance.volumes.attributes import FileType
+from appliance.volumes.reading import read_volumes
+from appliance.volumes.streams import Stream
+from appliance.volumes.verify import ContentCheck
+from tests.unit.test_cli_volume import run
+from tests.unit.volume_builder import Job, label_of, one_job
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give away")
+
+
+def extract(tmp_path: Path, fill: Callable[[Job], object], **options: Any) -> Summary:
+    """Extract what *fill* makes into `out`."""
+    return Extractor(tmp_path / "out", **options).run(read_volumes([one_job(tmp_path / "volume", fill)]))
+
+
+def xattrs(**values: bytes) -> bytes:
+    """A record of extended attributes; a double underline stands for the dot."""
+    packed = b""
+    for name, value in values.items():
+        key = name.replace("__", ".").encode()
+        packed += struct.pack(">II", 0x005C5884, len(key)) + key + struct.pack(">I", len(value)) + value
+    return packed
+
+
+# A capability set as the kernel keeps it: revision 2, CAP_NET_RAW effective and permitted.
+NET_RAW = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+
+
+def with_rights(job: Job) -> None:
+    """Everything that gives somebody a right."""
+    job.entry(FileType.REGULAR, b"/tool", mode=stat.S_IFREG | 0o6755, size=1, uid=4711, gid=4712)
+    job.record(Stream.FILE_DATA, b"x")
+    job.record(Stream.LINUX_XATTR, xattrs(security__capability=NET_RAW, user__comment=b"mine"))
+    job.finish_file(b"x")
+    job.entry(FileType.SPECIAL, b"/disk", mode=stat.S_IFBLK | 0o666, rdev=os.makedev(8, 0))
+    job.entry(FileType.SPECIAL, b"/zero", mode=stat.S_IFCHR | 0o666, rdev=os.makedev(1, 5))
+    job.entry(FileType.SPECIAL, b"/pipe", mode=stat.S_IFIFO | 0o600)
+    job.directory(b"/dir/", 0o6777, uid=4711)
+
+
+@as_root
+def test_an_untrusted_volume_gives_nobody_a_right(tmp_path: Path) -> None:
+    summary = extract(tmp_path, with_rights, trusted=False)
+    out = tmp_path / "out"
+    assert not summary.failed and {text.partition(":")[0] for text in summary.warnings} == {"/disk", "/zero"}
+    assert sorted(os.listdir(out)) == ["dir", "pipe", "tool"]
+    for name, mode in (("tool", 0o755), ("dir", 0o777)):
+        found = (out / name).stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (os.geteuid(), os.getegid(), mode)
+    assert os.listxattr(out / "tool") in (["user.comment"], [])
+
+
+@as_root
+def test_a_trusted_volume_gives_them_back(tmp_path: Path) -> None:
+    summary = extract(tmp_path, with_rights)
+    found = (tmp_path / "out/tool").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (4711, 4712, 0o6755)
+    if not summary.warnings:
+        assert os.getxattr(tmp_path / "out/tool", "security.capability") == NET_RAW
+        assert stat.S_ISBLK((tmp_path / "out/disk").stat().st_mode)
+
+
+def test_the_command_line_has_both_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = one_job(tmp_path / "volume", lambda job: (job.file(b"/a", b"x" * 600), job.file(b"/b", b"x" * 600)))
+    assert run("extract", volume, "--to", tmp_path / "out", "--limit", "1kB", "--untrusted") == 1
+    assert "/b goes over the limit of 1000 bytes" in capsys.readouterr().out
+    assert (tmp_path / "out/a").read_bytes() == b"x" * 600
+    assert run("extract", volume, "--to", tmp_path / "out", "--limit", "1.2kB") == 0
+    with pytest.raises(SystemExit):
+        run("extract", volume, "--to", tmp_path / "out", "--limit", "much")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_bomb_stops_at_the_limit(tmp_path: Path, sparse: bool) -> None:
+    """30 MiB come out of a few kB; the volume claims a small file."""
+    bomb = zlib.compress(bytes(30 << 20), 1)
+
+    def fill(job: Job) -> None:
+        job.entry(FileType.REGULAR, b"/bomb", mode=stat.S_IFREG | 0o600, size=10)
+        for number in range(3):
+            front = struct.pack(">Q", number << 25) if sparse else b""
+            job.record(Stream.SPARSE_GZIP_DATA if sparse else Stream.GZIP_DATA, front + bomb)
+
+    with pytest.raises(LimitError, match="/bomb"):
+        extract(tmp_path, fill, limit=50 << 20)
+    assert (tmp_path / "out/bomb").stat().st_blocks * 512 <= 51 << 20
+
+
+def test_a_record_that_expands_beyond_measure_is_an_error_of_the_file(tmp_path: Path) -> None:
+    def fill(job: Job) -> None:
+        job.entry(FileType.REGULAR, b"/bomb", mode=stat.S_IFREG | 0o600, size=10)
+        job.record(Stream.GZIP_DATA, zlib.compress(bytes(40 << 20), 1))
+        job.file(b"/next", b"good")
+
+    summary = extract(tmp_path, fill)
+    assert summary.errors[0].startswith("/bomb:") and (tmp_path / "out/next").read_bytes() == b"good"
+
+
+def test_attributes_without_end_are_not_kept(tmp_path: Path) -> None:
+    def fill(job: Job) -> None:
+        job.file(b"/f", b"x")
+        for _ in range(40):
+            job.record(Stream.LINUX_XATTR, bytes(1 << 20))
+        for _ in range(20_000):
+            job.record(Stream.LINUX_ACCESS_ACL, b"\0")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    summary = extract(tmp_path, fill)
+    assert sum("more ACLs and extended attributes than" in text for text in summary.warnings) == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 << 10  # KiB; the volume itself has 42 MB
+
+
+def test_names_without_end(tmp_path: Path) -> None:
+    def fill(job: Job) -> None:
+        job.file(b"/" + b"a/" * 100_000, b"x")
+        job.symlink(b"/link", b"b" * 100_000)
+        job.file(b"/good", b"good")
+
+    summary = extract(tmp_path, fill)
+    assert summary.failed == 2 and all(len(text) < 400 for text in summary.errors)
+    assert sorted(os.listdir(tmp_path / "out")) == ["good"]
+
+
+def test_holes_of_exabytes_take_no_room(tmp_path: Path) -> None:
+    def fill(job: Job) -> None:
+        job.entry(FileType.REGULAR, b"/huge", mode=stat.S_IFREG | 0o600, size=1 << 62)
+        job.record(Stream.SPARSE_DATA, struct.pack(">Q", 1 << 62) + b"x")
+        job.record(Stream.SPARSE_DATA, struct.pack(">Q", (1 << 64) - 1) + b"x")
+        job.file(b"/good", b"good")
+
+    summary = extract(tmp_path, fill)
+    assert [text.partition(":")[0] for text in summary.errors] == ["/huge"]
+    assert (tmp_path / "out/good").read_bytes() == b"good"
+
+
+def test_hundreds_of_thousands_of_records_without_data(tmp_path: Path) -> None:
+    """12 bytes each, nothing in them: read in a stream, and nothing of them is kept."""
+    header = struct.pack(">iiI", 1, Stream.FILE_DATA, 0)
+    many = 5000
+    blocks = []
+    job = Job()
+    job.entry(FileType.REGULAR, b"/f", mode=stat.S_IFREG | 0o600)
+    blocks = list(job.cut())
+    for number in range(2, 32):
+        body = header * many
+        front = struct.pack(">III4sII", 0, 24 + len(body), number, b"BB02", job.ids.session_id, job.ids.session_time)
+        blocks.append(zlib.crc32(front[4:] + body).to_bytes(4, "big") + front[4:] + body)
+    path = tmp_path / "volume"
+    path.write_bytes(label_of(path) + b"".join(blocks))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    check, seen = ContentCheck(), 0
+    for event in read_volumes([path]):
+        check.take(event)
+        seen += 1
+    check.close()
+    assert seen > 30 * many and check.bytes == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 << 10
