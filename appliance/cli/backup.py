@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, Progress, human_bytes
 from appliance.cli.running import heard_or_not, log_to, refresh_changer, stoppable, warn_of
+from appliance.config.kinds import seconds_of
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
+from appliance.host.real.services import ServiceNotify
 from appliance.storage import backup, walk
 from appliance.storage.model import Level
+from appliance.storage.waiting import Waiting
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+_AT_TERMINAL = 3600  # seconds
 _DESCRIPTION = (
     "Save a configured job or paths. Each path is saved on its own file system: what is mounted below it is not "
     "descended into. Symbolic links are saved as such. magbay's own directories are always left out."
@@ -43,6 +49,12 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "(default: the job's, or yes)",
     )
     parser.add_argument("--name", help=f"name of the job (default: JOB, or '{backup.DEFAULT_NAME}')")
+    parser.add_argument(
+        "--wait",
+        type=_duration,
+        metavar="DURATION",
+        help="how long to wait for a magazine: 30m, 2h, 0 … (default: the job's; at a terminal 1h for the next one)",
+    )
     parser.set_defaults(run=run_backup)
 
 
@@ -51,14 +63,36 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     config = load(args.config)
     level = next(level for level in Level if level.word == args.level)
     request = backup.request_for(config, args.what, pool=args.pool, level=level, name=args.name, accurate=args.accurate)
+    request = replace(request, waiting=_waiting(args.wait, request.waiting))
     with stoppable() as asked, out.progress("backup") as display, _counting(config, request, display, asked.is_set):
         result = backup.run(
-            config, request, log=log_to(out, args.config), progress=display.advance, cancelled=asked.is_set
+            config,
+            request,
+            log=log_to(out, args.config),
+            progress=display.advance,
+            cancelled=asked.is_set,
+            status=ServiceNotify().status,
         )
     refresh_changer(args.config, out)
     with heard_or_not():
         _tell(result, out)
     return result.exit_status
+
+
+def _duration(text: str) -> int:
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _waiting(asked: int | None, configured: Waiting) -> Waiting:
+    """How long to wait for magazines: as asked for, else as configured; with a person at the terminal an hour."""
+    if asked is not None:
+        return Waiting(asked, asked)
+    if configured == Waiting() and sys.stderr.isatty():
+        return Waiting(next=_AT_TERMINAL)
+    return configured
 
 
 def _tell(result: backup.JobResult, out: Output) -> None:

@@ -34,9 +34,10 @@ def run_jobs(args: argparse.Namespace, out: Output) -> ExitStatus:
         jobs = catalog.jobs(name=args.name)
     out.document({"jobs": [_document(job) for job in jobs]})
     for job in jobs:
+        waiting = f"  waiting for {job.waiting}" if job.waiting else ""
         out.line(
             f"{job.job_id:6} {_time(job.started)} {job.name:20} {job.level.word:12} {job.status.word:10} "
-            f"{job.files:9} files {human_bytes(job.bytes):>10}"
+            f"{job.files:9} files {human_bytes(job.bytes):>10}{waiting}"
         )
     return ExitStatus.DONE
 
@@ -77,6 +78,7 @@ def _document(job: Job) -> dict[str, object]:
         "bytes": job.bytes,
         "warnings": job.warnings,
         "errors": job.errors,
+        "waiting": job.waiting,
     }
 
 

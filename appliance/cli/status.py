@@ -89,6 +89,7 @@ def _last_jobs(config: Config) -> list[dict[str, Any]]:
             "files": job.files,
             "bytes": job.bytes,
             "started": job.started,
+            "waiting": job.waiting,
         }
         for job in jobs
     ]
@@ -118,7 +119,8 @@ def show(facts: dict[str, Any], out: Output) -> None:
     for job in facts["jobs"]:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["started"]))
         counts = f"{job['files']:>8} files {human_bytes(job['bytes']):>10}"
-        out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {started}")
+        waiting = f"  waiting for {job['waiting']}" if job["waiting"] else ""
+        out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {started}{waiting}")
 
 
 def _show_rotation(sets: list[dict[str, Any]], out: Output) -> None:

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from appliance.config.filesets import PATTERN, Signature
-from appliance.config.kinds import NAME, Choice, ListOf, PathKind, Size, YesNo, setting
+from appliance.config.kinds import NAME, Choice, Duration, Integer, ListOf, PathKind, Size, YesNo, setting
 
 # The largest size that fits one label block and some data; smaller volumes would hold nothing.
 LEAST_VOLUME_BYTES = 65536
@@ -30,12 +30,46 @@ class PoolConfig:
     signature: Signature = setting(
         Choice(Signature), "Digest kept for each file.", default=Signature.MD5, example="MD5"
     )
+    maximum_volumes: int = setting(
+        Integer(0, 999_999), "Most volumes of the pool (0: any number).", default=0, example="0"
+    )
+    maximum_jobs: int = setting(
+        Integer(0, 999_999), "A volume with so many jobs takes no more (0: any number).", default=0, example="0"
+    )
+    use_duration: int | None = setting(
+        Duration(), "So long after its first use a volume takes no more jobs.", default=None, example="7d"
+    )
+    retention: int | None = setting(
+        Duration(), "So long jobs are kept at least; for ever if not set.", default=None, example="90d"
+    )
+    recycle: bool = setting(
+        YesNo(),
+        "Whether a volume that holds only jobs beyond their retention is written anew, when a job finds no other room.",
+        default=True,
+        example="yes",
+    )
+    keep_newest: bool = setting(
+        YesNo(), "Whether the newest good backup of each job is kept beyond its retention.", default=True, example="yes"
+    )
+    scratch: str = setting(
+        NAME, "Pool whose unused volumes are taken before new ones are made.", default="", example="Default"
+    )
+    magazines: tuple[str, ...] = setting(
+        ListOf(NAME), "Magazines that the pool writes on; any, if not set.", default=(), example="[]"
+    )
+    rotation_set: str = setting(
+        NAME, "Rotation set (rotation.sets) on whose magazines the pool writes.", default="", example="Default"
+    )
     label_dialect: LabelDialect = setting(
         Choice(LabelDialect),
         "Readers the labels are for: bacula (also Bareos up to 22) or bareos.",
         default=LabelDialect.BACULA,
         example="bacula",
     )
+
+    def __post_init__(self) -> None:
+        if self.magazines and self.rotation_set:
+            raise ValueError("wants either magazines or rotation_set")
 
 
 @dataclass(frozen=True)
@@ -56,6 +90,13 @@ class JobConfig:
         "Whether incremental and differential backups compare each file with the catalog and note deletions.",
         default=True,
         example="yes",
+    )
+
+    wait_for_magazine: int | None = setting(
+        Duration(),
+        "How long the job waits for a magazine. If not set: 2h when it needs another one, not at all for the first.",
+        default=None,
+        example="2h",
     )
 
     def __post_init__(self) -> None:

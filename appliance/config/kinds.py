@@ -155,16 +155,24 @@ class Size:
         return {"type": "string", "pattern": f"^{_SIZE.pattern}$"}
 
 
+def seconds_of(text: str) -> int:
+    """Seconds of a duration such as `90s`, `10m`, `2h`, `7d`, `4w`, `1y` (365 days), or `0`. Raises `ValueError`."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"wants a duration such as 30m, 2h, 7d or 1y, got {text[:40]!r}")
+    return int(match[1]) * _UNITS[match[2]] if match[1] else 0
+
+
 @dataclass(frozen=True)
 class Duration:
-    """Seconds: `90s`, `10m`, `2h`, `7d`, `4w`, `1y` (365 days), or 0."""
+    """Seconds, as `seconds_of` reads them."""
 
     def read(self, node: yaml.Node, where: Where) -> int:
-        text = scalar(node, where, "a duration").strip()
-        match = _DURATION.fullmatch(text)
-        if not match:
-            raise where.error(node, f"wants a duration such as 30m, 2h, 7d or 1y, got {text[:40]!r}")
-        return int(match[1]) * _UNITS[match[2]] if match[1] else 0
+        text = scalar(node, where, "a duration")
+        try:
+            return seconds_of(text)
+        except ValueError as error:
+            raise where.error(node, str(error)) from None
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^({_DURATION.pattern})$"}

@@ -229,11 +229,17 @@ class Config:
         slots = [slot for magazine in self.magazines for slot in magazine.slot_range]
         if len(slots) != len(set(slots)):
             raise ValueError("two magazines have the same slots")
+        for name, pool in self.pools.items():
+            _named(f"pool {name}", "scratch pool", pool.scratch, self.pools, "pools")
+            _named(f"pool {name}", "rotation set", pool.rotation_set, self.rotation.sets, "rotation.sets")
         for name, job in self.jobs.items():
-            if job.pool not in self.pools:
-                raise ValueError(f"job {name} names the pool {job.pool}, which is not under pools")
-            if job.fileset and job.fileset not in self.filesets:
-                raise ValueError(f"job {name} names the fileset {job.fileset}, which is not under filesets")
+            _named(f"job {name}", "pool", job.pool, self.pools, "pools")
+            _named(f"job {name}", "fileset", job.fileset, self.filesets, "filesets")
+
+    def magazines_of(self, pool: str) -> tuple[str, ...]:
+        """Names of the magazines that the pool is bound to; empty when any will do."""
+        bound = self.pools[pool]
+        return self.rotation.sets[bound.rotation_set].magazines if bound.rotation_set else bound.magazines
 
     @property
     def drive_dir(self) -> Path:
@@ -250,3 +256,8 @@ def _unique(what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two {what} are called {name}")
+
+
+def _named(who: str, what: str, name: str, known: Mapping[str, object], where: str) -> None:
+    if name and name not in known:
+        raise ValueError(f"{who} names the {what} {name}, which is not under {where}")

@@ -24,11 +24,13 @@ from appliance.storage.commit import Commit
 from appliance.storage.joblog import JobLog, LogCallback
 from appliance.storage.limits import Limits
 from appliance.storage.model import Job, JobStatus, Level, NewJob
-from appliance.storage.pools import VolumeSource, dialect, pool_config
+from appliance.storage.pools import dialect, pool_config
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.saver import Cancelled, Saver
 from appliance.storage.saving_options import SavingOptions
 from appliance.storage.sink import SpanningSink
+from appliance.storage.source import VolumeSource
+from appliance.storage.waiting import Patience, Waiting
 from appliance.storage.walk import Found, Walker, allow_depth, tops
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import LabelKind, SessionLabel
@@ -36,6 +38,8 @@ from appliance.volumes.writer import SessionWriter
 
 _NAME = re.compile(r"[A-Za-z0-9:._-]{1,60}")
 DEFAULT_NAME = "backup"
+# How long a job of the configuration waits for its next magazine when nothing else is said, in seconds.
+_NEXT_MAGAZINE = 2 * 3600
 Advance = Callable[[int], None]
 
 
@@ -53,6 +57,7 @@ class BackupRequest:
     exclude: tuple[str, ...] = ()
     fileset: FilesetConfig | None = None
     accurate: bool = True
+    waiting: Waiting = Waiting()
 
     @property
     def rules(self) -> FilesetConfig:
@@ -123,7 +128,16 @@ def request_for(
     job = config.jobs.get(words[0]) if len(words) == 1 and "/" not in words[0] else None
     if job:
         fileset = config.filesets[job.fileset] if job.fileset else FilesetConfig(job.paths, job.exclude)
-        request = BackupRequest(fileset.paths, words[0], job.pool, level, fileset=fileset, accurate=job.accurate)
+        asked = job.wait_for_magazine
+        request = BackupRequest(
+            fileset.paths,
+            words[0],
+            job.pool,
+            level,
+            fileset=fileset,
+            accurate=job.accurate,
+            waiting=Waiting(next=_NEXT_MAGAZINE) if asked is None else Waiting(asked, asked),
+        )
     else:
         request = BackupRequest(tuple(Path(word) for word in words), level=level)
     wanted = request.accurate if accurate is None else accurate
@@ -143,12 +157,14 @@ def run(
     log: LogCallback,
     progress: Advance = lambda count: None,
     cancelled: Callable[[], bool] = lambda: False,
+    status: Callable[[str], None] = lambda text: None,
+    pause: Callable[[float], None] = time.sleep,
 ) -> JobResult:
     """Run one backup in this process.
 
     *log* takes the job's lines with their journal fields, *progress* the number of bytes read each time,
-    *cancelled* is asked often. Before a job exists trouble is raised (`NotFoundError` for a path or pool,
-    `UsageError`, `CatalogError`); afterwards it is in the result.
+    *cancelled* is asked often, *status* told what a job waits for, *pause* waits (seconds). Before a job exists trouble
+    is raised (`NotFoundError` for a path or pool, `UsageError`, `CatalogError`); afterwards it is in the result.
     """
     if not _NAME.fullmatch(request.name):
         raise UsageError(f"{request.name!r} is no name for a job", hint="Use letters, digits and : . _ -")
@@ -161,9 +177,9 @@ def run(
             log(f"job {lost.job_id} ({lost.name}) had ended in the middle; it is entered as failed", {})
         new, since = _plan(catalog, request, names)
         job = catalog.start_job(new)
-        return _Run(config, request, catalog, job, JobLog(catalog, job.job_id, log)).run(
-            names, since, progress, cancelled
-        )
+        job_log = JobLog(catalog, job.job_id, log)
+        patience = Patience(catalog, config, job_log, request.waiting, cancelled, status, pause)
+        return _Run(config, request, catalog, job, job_log, patience).run(names, since, progress, cancelled)
 
 
 def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple[NewJob, int | None]:
@@ -213,6 +229,7 @@ class _Run:
     catalog: Catalog
     job: Job
     log: JobLog
+    patience: Patience
     hint: str = ""
     exit_status: ExitStatus = ExitStatus.FAILED
     volumes: list[str] = field(default_factory=list)
@@ -222,7 +239,7 @@ class _Run:
         if self.job.level is not self.request.level:
             self.log.info(f"there is no full backup {self.job.name} of these paths yet: a full one is made")
         ids = SessionIds(self.job.session_id, self.job.session_time)
-        source = VolumeSource(self.catalog, self.config, self.request.pool, ids, self.log)
+        source = VolumeSource(self.catalog, self.config, self.request.pool, ids, self.log, self.patience)
         sink = SpanningSink(self.catalog, source, self.job.job_id, self.log)
         rows = FileWriter(self.catalog, self.job.job_id)
         label = self._label(source)
@@ -237,7 +254,6 @@ class _Run:
             self._save_all(saver, names, since)
             self._end(commit.done(writer, saver), saver, ExitStatus.DONE)
         except Cancelled:
-            assert writer is not None and saver is not None
             self.log.error("the job was cancelled: nothing of it counts as saved")
             self._end(commit.cancelled(writer, saver), saver, ExitStatus.FAILED)
         except (MagbayError, OSError) as error:

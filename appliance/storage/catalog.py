@@ -19,6 +19,7 @@ from typing import Any
 
 from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
 from appliance.host import files
+from appliance.storage import tables
 from appliance.storage.model import (
     Job,
     JobStatus,
@@ -32,41 +33,13 @@ from appliance.storage.model import (
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
 
-SCHEMA_VERSION = 1
 # How long a process waits for another one's transaction, in seconds.
 _PATIENCE = 60
-
-_SCHEMA = (
-    """CREATE TABLE Media(MediaId INTEGER PRIMARY KEY, VolumeName TEXT NOT NULL UNIQUE, Magazine TEXT NOT NULL,
-       Identity TEXT NOT NULL, Pool TEXT NOT NULL, VolBytes INTEGER NOT NULL, VolStatus TEXT NOT NULL,
-       FirstWritten INTEGER NOT NULL DEFAULT 0, LastWritten INTEGER NOT NULL DEFAULT 0)""",
-    # AUTOINCREMENT: an id is not used again even when rows are deleted (reference volume-format.md, 4.4).
-    """CREATE TABLE Session(VolSessionId INTEGER PRIMARY KEY AUTOINCREMENT, VolSessionTime INTEGER NOT NULL)""",
-    """CREATE TABLE Job(JobId INTEGER PRIMARY KEY AUTOINCREMENT, Name TEXT NOT NULL, Level TEXT NOT NULL,
-       JobStatus TEXT NOT NULL, Pool TEXT NOT NULL, FileSet TEXT NOT NULL, FileSetMD5 TEXT NOT NULL, BaseJobId INTEGER,
-       VolSessionId INTEGER NOT NULL, VolSessionTime INTEGER NOT NULL, Started INTEGER NOT NULL,
-       Finished INTEGER NOT NULL DEFAULT 0, JobFiles INTEGER NOT NULL DEFAULT 0,
-       ReadBytes INTEGER NOT NULL DEFAULT 0, JobBytes INTEGER NOT NULL DEFAULT 0,
-       JobErrors INTEGER NOT NULL DEFAULT 0, Warnings INTEGER NOT NULL DEFAULT 0)""",
-    """CREATE TABLE JobMedia(JobMediaId INTEGER PRIMARY KEY, JobId INTEGER NOT NULL, MediaId INTEGER NOT NULL,
-       FirstIndex INTEGER NOT NULL, LastIndex INTEGER NOT NULL, StartAddress INTEGER NOT NULL,
-       EndAddress INTEGER NOT NULL)""",
-    "CREATE INDEX JobMediaJob ON JobMedia(JobId)",
-    "CREATE INDEX JobMediaMedia ON JobMedia(MediaId)",
-    # Names are bytes, as the file system has them; a directory has the empty name in its own path, as in Bacula.
-    "CREATE TABLE Path(PathId INTEGER PRIMARY KEY, Path BLOB NOT NULL UNIQUE)",
-    """CREATE TABLE File(JobId INTEGER NOT NULL, FileIndex INTEGER NOT NULL, PathId INTEGER NOT NULL,
-       Name BLOB NOT NULL, Type INTEGER NOT NULL, LStat TEXT NOT NULL, Digest TEXT NOT NULL,
-       PRIMARY KEY(JobId, FileIndex)) WITHOUT ROWID""",
-    """CREATE TABLE Log(LogId INTEGER PRIMARY KEY, JobId INTEGER NOT NULL, Time INTEGER NOT NULL,
-       Kind TEXT NOT NULL, Text TEXT NOT NULL)""",
-    "CREATE INDEX LogJob ON Log(JobId)",
-)
 
 _MEDIA = "MediaId, VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus, FirstWritten, LastWritten"
 _JOB = (
     "JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, VolSessionTime, Started, "
-    "Finished, JobFiles, ReadBytes, JobBytes, JobErrors, Warnings"
+    "Finished, JobFiles, ReadBytes, JobBytes, JobErrors, Warnings, Waiting"
 )
 
 
@@ -103,17 +76,13 @@ class Catalog:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                db.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA:
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                db.execute("COMMIT")
+            if version < tables.SCHEMA_VERSION:
+                tables.make(db, version)
                 self.path.chmod(0o640)
                 files.adopt(self.path, self.path.parent)
-            elif version != SCHEMA_VERSION:
+            elif version > tables.SCHEMA_VERSION:
                 raise CatalogError(
-                    f"{self.path}: catalog of version {version}, this magbay knows version {SCHEMA_VERSION}",
+                    f"{self.path}: catalog of version {version}, this magbay knows version {tables.SCHEMA_VERSION}",
                     hint="Use the magbay that wrote it, or a newer one.",
                 )
             return db
@@ -202,8 +171,8 @@ class Catalog:
                 # Of a job that failed they stay: the evidence of who wrote what is behind the end of a volume.
                 db.execute("DELETE FROM JobMedia WHERE JobId=? AND FirstIndex=0", (job_id,))
             db.execute(
-                "UPDATE Job SET JobStatus=?, Finished=?, JobFiles=?, ReadBytes=?, JobBytes=?, JobErrors=?, Warnings=? "
-                "WHERE JobId=?",
+                "UPDATE Job SET JobStatus=?, Finished=?, JobFiles=?, ReadBytes=?, JobBytes=?, JobErrors=?, Warnings=?, "
+                "Waiting='' WHERE JobId=?",
                 (
                     outcome.status.value, int(time.time()), outcome.files, outcome.bytes, outcome.job_bytes,
                     outcome.errors, outcome.warnings, job_id,
@@ -228,7 +197,7 @@ class Catalog:
             for job in lost:
                 text = "The process of this job ended before the job did: nothing of it counts as saved."
                 db.execute(
-                    "UPDATE Job SET JobStatus=?, Finished=?, JobErrors=1 WHERE JobId=?",
+                    "UPDATE Job SET JobStatus=?, Finished=?, JobErrors=1, Waiting='' WHERE JobId=?",
                     (JobStatus.FAILED.value, int(time.time()), job.job_id),
                 )
                 db.execute(
@@ -322,6 +291,14 @@ class Catalog:
             "WHERE JobId=? AND FirstIndex>0 ORDER BY JobMediaId"
         )
         return [Stretch(*row) for row in self.rows(query, (job_id,))]
+
+    def busy_magazines(self, but: int) -> set[str]:
+        """Identities of the magazines that running jobs, *but* that one, have written on."""
+        query = (
+            "SELECT DISTINCT Identity FROM Job JOIN JobMedia USING(JobId) JOIN Media USING(MediaId) "
+            "WHERE JobStatus=? AND JobId<>?"
+        )
+        return {identity for (identity,) in self.rows(query, (JobStatus.RUNNING.value, but))}
 
     def failed_sessions(self, media: Media) -> set[SessionIds]:
         """Sessions of jobs that began to write on the volume and did not end well."""

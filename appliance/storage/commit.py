@@ -49,10 +49,11 @@ class Commit:
         self._catalog.finish_job(self._job.job_id, self._outcome(status, writer, saver), stretches, media)
         return status
 
-    def cancelled(self, writer: SessionWriter, saver: Saver) -> JobStatus:
-        """The job was cancelled: its session is closed as such when the volume still takes it."""
+    def cancelled(self, writer: SessionWriter | None, saver: Saver | None) -> JobStatus:
+        """The job was cancelled: its session, if begun, is closed as such when the volume still takes it."""
         try:
-            self._close_session(writer, saver, JobStatus.CANCELLED)
+            if writer and saver:
+                self._close_session(writer, saver, JobStatus.CANCELLED)
         except MagbayError as error:
             self._log.info(f"the end of the session could not be written: {error.message}")
         return self.failed(writer, saver, JobStatus.CANCELLED)

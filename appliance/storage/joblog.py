@@ -16,7 +16,7 @@ _MOST_KEPT = 1000
 
 
 class JobLog:
-    """Lines of one job; *warnings* and *errors* hold the first thousand of each."""
+    """Lines of the job *job_id*; *warnings* and *errors* hold the first thousand of each."""
 
     def __init__(self, catalog: Catalog, job_id: int, callback: LogCallback) -> None:
         self.warnings: list[str] = []
@@ -24,7 +24,7 @@ class JobLog:
         self.warning_count = 0
         self.error_count = 0
         self._catalog = catalog
-        self._job_id = job_id
+        self.job_id = job_id
         self._callback = callback
 
     def info(self, text: str, **fields: str) -> None:
@@ -44,8 +44,8 @@ class JobLog:
         self._tell("error", text, fields)
 
     def _tell(self, kind: str, text: str, fields: dict[str, str]) -> None:
-        self._callback(text, {"JOB": str(self._job_id), "PRIORITY": _PRIORITIES[kind]} | fields)
-        self._catalog.log(self._job_id, kind, text)
+        self._callback(text, {"JOB": str(self.job_id), "PRIORITY": _PRIORITIES[kind]} | fields)
+        self._catalog.log(self.job_id, kind, text)
 
 
 def _keep(lines: list[str], text: str) -> None:

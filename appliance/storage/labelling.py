@@ -8,7 +8,7 @@ from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Media
-from appliance.storage.pools import label_new, pool_config, reachable
+from appliance.storage.pools import label_new, may_use, pool_config, reachable
 
 
 def create(config: Config, *, magazine: str | None, pool: str, count: int) -> list[Media]:
@@ -19,7 +19,7 @@ def create(config: Config, *, magazine: str | None, pool: str, count: int) -> li
     """
     pool_config(config, pool)
     attached.create_directories(config)
-    place = _named(config, magazine) if magazine else _first(config)
+    place = _named(config, magazine) if magazine else _first(config, pool)
     made = []
     with Catalog(config.state_dir) as catalog:
         for _ in range(count):
@@ -39,8 +39,8 @@ def _named(config: Config, name: str) -> Magazine:
     return magazine
 
 
-def _first(config: Config) -> Magazine:
-    known = attached.known(config)
+def _first(config: Config, pool: str) -> Magazine:
+    known = [magazine for magazine in attached.known(config) if may_use(config, pool, magazine)]
     for magazine in known:
         if magazine.writable and reachable(magazine):
             return magazine

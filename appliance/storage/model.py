@@ -14,6 +14,7 @@ class JobStatus(Enum):
     WARNINGS = "W"
     CANCELLED = "A"
     FAILED = "f"
+    PURGED = "P"  # it was good, expired, and a volume of it was written anew
 
     @property
     def word(self) -> str:
@@ -44,7 +45,9 @@ class VolumeStatus(Enum):
 
     APPEND = "Append"
     FULL = "Full"
+    USED = "Used"  # by time or number of jobs
     ERROR = "Error"
+    RECYCLE = "Recycle"  # nothing on it counts any more; its file is written anew at the next use
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Job:
     job_bytes: int
     errors: int
     warnings: int
+    waiting: str = ""  # for which magazines, while it runs
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.magazines import attached
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
-from appliance.storage.model import Job, Media, SavedFile, Stretch
+from appliance.storage.model import Job, JobStatus, Media, SavedFile, Stretch
 from appliance.storage.pools import reachable
 from appliance.storage.selection import matcher
 from appliance.volumes.attributes import FileType
@@ -106,7 +106,13 @@ class Part:
 def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None) -> Job:
     """The job named by id, else the newest good one (of the name *latest*). Raises `NotFoundError`."""
     if job_id is not None:
-        return catalog.job(job_id)
+        job = catalog.job(job_id)
+        if job.status is JobStatus.PURGED:
+            raise NotFoundError(
+                f"job {job_id} is beyond its retention, and a volume of it was written anew",
+                hint="'magbay jobs' lists what there is.",
+            )
+        return job
     for job in catalog.jobs(name=latest):
         if job.status.good:
             return job

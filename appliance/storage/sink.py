@@ -10,7 +10,8 @@ from appliance.storage.catalog import Catalog
 from appliance.storage.device import VolumeFullError
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Media, Stretch, VolumeStatus
-from appliance.storage.pools import OpenVolume, VolumeSource
+from appliance.storage.pools import OpenVolume
+from appliance.storage.source import VolumeSource
 from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
 
 # A new JobMedia row after so many bytes, so that restoring one file reads little more than it.

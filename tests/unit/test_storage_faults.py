@@ -330,7 +330,7 @@ def test_two_jobs_at_the_same_time_write_on_different_volumes(tmp_path: Path, co
         mark.with_suffix(".go").touch()
         told, _ = process.communicate(timeout=30)
     assert told.split() == ["done", "m1-0001"]
-    assert (mine.status, mine.volumes) == (JobStatus.DONE, ("m1-0002",))
+    assert (mine.status, mine.volumes) == (JobStatus.DONE, ("m2-0001",))
     with Catalog(config.state_dir) as catalog:
         jobs = catalog.jobs()
     assert len({(job.session_id, job.session_time) for job in jobs}) == 2

@@ -1,0 +1,63 @@
+"""Which jobs are still needed, and forgetting those that are not."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+from appliance.config.schema import Config
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import Job, JobStatus, Media
+
+
+def needed(catalog: Catalog, config: Config) -> set[int]:
+    """JobIds that must stay readable.
+
+    Those that run, those whose pool keeps them still (`retention`; without it, or without the pool, for ever), the
+    newest good one of each name unless the pool says otherwise, and whatever these build on.
+    """
+    now = time.time()
+    jobs = {job.job_id: job for job in catalog.jobs()}
+    kept = {job_id for job_id, job in jobs.items() if _is_kept(config, job, now)}
+    newest: dict[str, int] = {}
+    for job in jobs.values():  # newest first
+        if job.status.good and job.name not in newest:
+            newest[job.name] = job.job_id
+            if config.pools[job.pool].keep_newest if job.pool in config.pools else True:
+                kept.add(job.job_id)
+    for job_id in list(kept):
+        base = jobs[job_id].base
+        while base is not None and base in jobs:
+            kept.add(base)
+            base = jobs[base].base
+    return kept
+
+
+def _is_kept(config: Config, job: Job, now: float) -> bool:
+    if job.status is JobStatus.PURGED:
+        return False
+    if job.status is JobStatus.RUNNING:
+        return True
+    pool = config.pools.get(job.pool)
+    return pool is None or pool.retention is None or job.finished + pool.retention > now
+
+
+def jobs_on(catalog: Catalog, media: Media) -> set[int]:
+    """JobIds of all that began to write on the volume."""
+    query = "SELECT DISTINCT JobId FROM JobMedia WHERE MediaId=?"
+    return {job_id for (job_id,) in catalog.rows(query, (media.media_id,))}
+
+
+def forget(db: sqlite3.Connection, job_ids: set[int], media: Media) -> None:
+    """Inside a transaction: the jobs are purged, since what they have on the volume goes.
+
+    Of a failed job the traces on other volumes stay: they tell whose tail stands there.
+    """
+    for job_id in job_ids:
+        (status,) = db.execute("SELECT JobStatus FROM Job WHERE JobId=?", (job_id,)).fetchone()
+        db.execute("DELETE FROM File WHERE JobId=?", (job_id,))
+        if JobStatus(status).good or JobStatus(status) is JobStatus.PURGED:
+            db.execute("DELETE FROM JobMedia WHERE JobId=?", (job_id,))
+            db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus.PURGED.value, job_id))
+        else:
+            db.execute("DELETE FROM JobMedia WHERE JobId=? AND MediaId=?", (job_id, media.media_id))

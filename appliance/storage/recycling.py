@@ -1,0 +1,69 @@
+"""Writing on a volume anew: only when all its jobs are expired, and the catalog says so before the file changes.
+
+1. The volume's file is locked, and every block on it is of a session that this catalog has given out.
+2. One durable catalog transaction: its jobs are purged, its status is `Recycle`, its length nothing.
+3. Only then its file is cut off and gets a new label (by whoever takes it).
+
+A crash between 2 and 3 leaves a volume that the next job takes; a crash before 2 leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from appliance.config.schema import Config
+from appliance.storage import expiry
+from appliance.storage.catalog import Catalog, write_media
+from appliance.storage.device import FileVolume
+from appliance.storage.model import Media, VolumeStatus
+from appliance.volumes.blocks import BLOCK_HEADER, DEFAULT_BLOCK, BlockHeader, SessionIds
+
+_STATES = frozenset({VolumeStatus.APPEND, VolumeStatus.FULL, VolumeStatus.USED, VolumeStatus.RECYCLE})
+
+
+def possible(catalog: Catalog, media: Media, needed: set[int]) -> bool:
+    """Whether the volume was written and holds nothing that is *needed*."""
+    if media.status not in _STATES or not (media.last_written or media.status is VolumeStatus.RECYCLE):
+        return False
+    return not expiry.jobs_on(catalog, media) & needed
+
+
+def recycle(catalog: Catalog, config: Config, device: FileVolume, media: Media, pool: str) -> Media | None:
+    """Steps 1 and 2 for a volume whose *device* is open; gives its new row.
+
+    None: it has jobs that are needed by now, or blocks that nobody here knows. Raises `CatalogError`, `OSError`.
+    """
+    sessions = _sessions(device)
+    if sessions is None and not (media.status is VolumeStatus.RECYCLE and device.end <= DEFAULT_BLOCK):
+        return None
+    with catalog.transaction() as db:
+        if not possible(catalog, media, expiry.needed(catalog, config)):
+            return None
+        given = {SessionIds(*row) for row in catalog.rows("SELECT VolSessionId, VolSessionTime FROM Session")}
+        if not (sessions or set()) <= given:
+            return None
+        expiry.forget(db, expiry.jobs_on(catalog, media), media)
+        clean = replace(media, pool=pool, bytes=0, status=VolumeStatus.RECYCLE, first_written=0, last_written=0)
+        write_media(db, clean)
+        db.execute(
+            "UPDATE Media SET Pool=?, Recycled=Recycled+1 WHERE MediaId=? AND VolStatus=?",
+            (pool, media.media_id, VolumeStatus.RECYCLE.value),
+        )
+    return clean
+
+
+def _sessions(device: FileVolume) -> set[SessionIds] | None:
+    """The sessions of all blocks, by their headers only; None when it is not one block after the other."""
+    found = set()
+    address = 0
+    with device.path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        while address < device.end:
+            head = os.pread(file.fileno(), BLOCK_HEADER.size, address)
+            header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
+            if header is None or not header.possible or address + header.length > device.end:
+                return None
+            found.add(header.ids)
+            address += header.length
+    return found or None
