@@ -1,4 +1,4 @@
-"""`magbay director config|sync|test`."""
+"""`magbay director config|sync|repair|test`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from appliance.config.loader import load
 from appliance.config.schema import DirectorKind
 from appliance.director.check import check
 from appliance.director.pieces import pieces, usual
+from appliance.director.repair import repair
 from appliance.director.sync import Director
 from appliance.errors import ExitStatus, MagbayError
 
@@ -34,6 +35,8 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     config.add_argument("--to", type=Path, metavar="DIR", help="write files into DIR instead of printing them")
     config.set_defaults(run=run_config)
     verbs.add_parser("sync", help="compare the catalog with the slots once and correct it").set_defaults(run=run_sync)
+    repair_ = verbs.add_parser("repair", help="take the mark Error from volumes whose file is here and whole")
+    repair_.set_defaults(run=run_repair)
     verbs.add_parser("test", help="check the whole chain").set_defaults(run=run_test)
 
 
@@ -76,6 +79,17 @@ def run_sync(args: argparse.Namespace, out: Output) -> ExitStatus:
     for problem in problems:
         out.warn(f"magbay: {problem}")
     return ExitStatus.WARNINGS if problems else ExitStatus.DONE
+
+
+def run_repair(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Bring volumes back that the Director took for broken; status 3 when some stay so."""
+    done = repair(load(args.config), Changer.open(args.config).look()[0])
+    out.document({"sent": done.sent, "left": done.left})
+    for line in done.sent or ("No volume that is here is marked Error.",):
+        out.line(line)
+    for sentence in done.left:
+        out.warn(f"magbay: {sentence}")
+    return ExitStatus.WARNINGS if done.left else ExitStatus.DONE
 
 
 def run_test(args: argparse.Namespace, out: Output) -> ExitStatus:

@@ -66,6 +66,7 @@ def flags(rig: Rig) -> set[tuple[object, ...]]:
     return set(rig.rows("select InChanger, Enabled, Slot > 0 from Media"))
 
 
+@pytest.mark.complaint(6, 15)
 def test_a_job_that_waits_for_a_magazine_goes_on_when_it_arrives(rig: Rig) -> None:
     """Complaints 6 and 15; two magazines at once are one update."""
 

@@ -31,6 +31,7 @@ def sync(rig: Rig, status: int = 0) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.complaint(4)
 def test_pieces_are_accepted_by_the_daemons(rig: Rig) -> None:
     for daemon in ("bacula-dir", "bacula-sd"):
         argv = [daemon, "-t", "-c", str(rig.root / f"{daemon}.conf")]
@@ -42,6 +43,7 @@ def test_pieces_are_accepted_by_the_daemons(rig: Rig) -> None:
     assert "UpdateSlots" in shown
 
 
+@pytest.mark.complaint(15, 23)
 def test_swaps_backup_restore(rig: Rig) -> None:
     """Label, two jobs at once on two drives, magazines swapped, restore blocked until the right one comes.
 
@@ -84,6 +86,7 @@ def test_swaps_backup_restore(rig: Rig) -> None:
         assert filecmp.cmp(file, restored, shallow=False), file
 
 
+@pytest.mark.complaint(2, 3, 5, 6)
 def test_last_magazine_leaves_and_a_blocked_backup_goes_on(rig: Rig) -> None:
     """Complaints 2 to 6: nothing stays in the changer, nothing absent is chosen or in Error, `mount` wakes the job."""
     sync(rig)
@@ -105,6 +108,7 @@ def test_last_magazine_leaves_and_a_blocked_backup_goes_on(rig: Rig) -> None:
     assert {row[1:4] for name, row in media(rig).items() if name.startswith("m1")} == {(0, 0, 0)}
 
 
+@pytest.mark.complaint(1)
 def test_the_storage_daemon_is_the_first_to_see_a_change(rig: Rig) -> None:
     """Complaint 1: no stall of 30 s, because the Changer Command never talks to the Director."""
     sync(rig)
@@ -114,6 +118,28 @@ def test_the_storage_daemon_is_the_first_to_see_a_change(rig: Rig) -> None:
     assert time.monotonic() - began < 15
     assert "m2-0001" in reply and '"m1-0001" is up to date' not in reply
     assert rig.rows("select count(*) from Media where InChanger") == [(4,)]
+
+
+@pytest.mark.complaint(4)
+def test_volumes_that_an_absent_disk_put_in_error_come_back(rig: Rig) -> None:
+    """A job marks what is away when Removable Media is no; `director repair` takes that back, once it is here."""
+    sync(rig)
+    rig.console("run job=one yes", "wait")
+    written = {str(row[0]) for row in rig.rows("select VolumeName from Media join JobMedia using (MediaId)")}
+    bad, away = (
+        next(n for n in sorted(media(rig)) if n[:2] == magazine and n not in written) for magazine in ("m1", "m2")
+    )
+    rig.console(*(f"update volume={name} volstatus=Error" for name in (*written, bad, away)))
+    (rig.root / "m1" / bad).write_bytes(b"overwritten by somebody" * 100)
+    rig.take("m2")
+    done = rig.magbay("director", "repair")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert f"volume {bad} of magazine m1 stays in Error" in done.stderr
+    assert f"volume {away} of magazine m2 stays in Error: it cannot be looked at (away)" in done.stderr
+    rig.bring("m2")
+    rig.magbay("director", "repair")
+    states = {name: row[0] for name, row in media(rig).items()}
+    assert (states[away], states[bad], {states[name] for name in written}) == ("Append", "Error", {"Used"})
 
 
 def test_what_an_operator_disabled_stays_disabled(rig: Rig) -> None:

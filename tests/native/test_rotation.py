@@ -27,6 +27,7 @@ def in_changer(rig: Rig) -> set[str]:
     return {str(row[0]).split("-")[0] for row in rig.rows("select VolumeName from Media where InChanger and Enabled")}
 
 
+@pytest.mark.complaint(3, 4, 17)
 def test_six_magazines(tmp_path: Path) -> None:
     if reason := missing():
         pytest.skip(reason)

@@ -167,6 +167,7 @@ def test_volumes_whose_names_have_blanks_are_not_offered(box: Box) -> None:
     assert "has blanks" not in box.answer("listall")
 
 
+@pytest.mark.complaint(23)
 class TestDeletedBehindOurBack:
     def test_not_loaded(self, box: Box) -> None:
         (box.m1 / "v2").unlink()
@@ -182,7 +183,6 @@ class TestDeletedBehindOurBack:
         assert box.answer("unload", "2", "x", "0") == ""
         assert box.answer("load", "3", "x", "0") == "" and box.links() == {0: box.m1 / "v3"}
 
-    @pytest.mark.complaint(23)
     def test_between_the_answer_and_the_load(self, box: Box) -> None:
         """What was published says that it is there: only an open file is proof."""
         assert box.answer("list") == LISTED

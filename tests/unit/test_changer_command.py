@@ -270,6 +270,7 @@ def test_a_failure_to_write_the_answer_is_a_failure(box: Box) -> None:
     assert done.returncode == 1 and b"No space left" in done.stderr
 
 
+@pytest.mark.complaint(19, 28)
 class TestLock:
     def test_a_killed_holder_leaves_no_lock(self, box: Box) -> None:
         box.answer("list")

@@ -85,6 +85,7 @@ class TestInventory:
         assert scan(tmp_path, before, ()).volumes == ("a",)
 
 
+@pytest.mark.complaint(20)
 class TestSlots:
     def test_a_volume_keeps_its_slot_for_ever(self, config: Config) -> None:
         changer = Changer(config)

@@ -11,6 +11,8 @@ import pytest
 from appliance.changer import command, slotmap, transfer
 from appliance.changer.service import Changer
 
+pytestmark = pytest.mark.complaint(21)
+
 CONFIG = (
     "state_dir: state\nrun_dir: run\nchanger: {name: c0, drives: 2, slots: 40}\n"
     "magazines:\n  - {name: m1, directory: m1}\n  - {name: m2, directory: m2}\n"

@@ -71,6 +71,7 @@ def test_shell_parts_are_valid() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.complaint(8)
 def test_agents_have_no_mount_namespace_of_their_own() -> None:
     """Settings that would hide the mounts of autofs from an agent (systemd.exec(5), sandboxing)."""
     hiding = (

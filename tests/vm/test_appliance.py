@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 MIB = 1024 * 1024
 
 
+@pytest.mark.complaint(9, 11)
 def test_the_walking_appliance(guest: Guest, tmp_path: Path) -> None:
     """Issue 'walking appliance', steps 1 to 7."""
     story = Story(guest, print, tmp_path)
@@ -179,6 +180,7 @@ def test_two_copies_plugged_at_once_are_both_refused(dock: Dock) -> None:
     dock.wait_state("SER-M1", "mounted")
 
 
+@pytest.mark.complaint(10)
 def test_pulled_while_it_is_written(dock: Dock) -> None:
     guest = dock.guest
     dock.plug(dock.disk)
@@ -220,6 +222,7 @@ def test_pulled_while_it_is_written(dock: Dock) -> None:
     guest.run(f"magbay --json verify --job {first['job_id']}")
 
 
+@pytest.mark.complaint(10, 11)
 def test_pulled_while_idle_and_replugged(dock: Dock) -> None:
     guest = dock.guest
     for _ in range(2):
@@ -256,6 +259,7 @@ def test_agents_killed_and_restarted(dock: Dock) -> None:
     assert dock.state("SER-M1")["state"] == "safe to remove", "a restart must not unlock what was ejected"
 
 
+@pytest.mark.complaint(16)
 def test_busy_magazine_is_ejected_when_it_is_let_go(dock: Dock) -> None:
     guest = dock.guest
     dock.plug(dock.disk)

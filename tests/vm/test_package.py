@@ -11,6 +11,7 @@ import pytest
 from tests.vm.harness.image import CHECKOUT
 
 
+@pytest.mark.complaint(24)
 def test_installs_on_a_plain_debian_13() -> None:
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         pytest.skip("entering a Debian 13 tree needs root and mmdebstrap (image/install-host-packages)")
