@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 
 from appliance.errors import MagbayError
@@ -38,9 +39,7 @@ def attempt(
 
     Raises `MagbayError` when it is missing or exceeds *timeout* seconds.
     """
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    if os.environ.get("SOURCE_DATE_EPOCH"):
-        environment["SOURCE_DATE_EPOCH"] = os.environ["SOURCE_DATE_EPOCH"]
+    environment = _environment()
     try:
         done = subprocess.run(
             argv,
@@ -53,9 +52,27 @@ def attempt(
             pass_fds=tuple(descriptors),
         )
     except FileNotFoundError:
-        raise MagbayError(
-            f"{what}: {argv[0]} is not installed", hint=f"Install the package that has {argv[0]}."
-        ) from None
+        raise _missing(argv[0], what) from None
     except subprocess.TimeoutExpired:
         raise MagbayError(f"{what}: {argv[0]} did not end within {timeout:.0f} s", hint=hint) from None
     return done.returncode, done.stdout, done.stderr
+
+
+def interact(argv: Sequence[str], what: str, *, descriptors: Iterable[int] = (), hint: str = "") -> None:
+    """Run *argv*, which talks to the person at the terminal itself, however long that takes; all it prints goes to
+    standard error. It inherits *descriptors*. Raises `MagbayError`."""
+    try:
+        done = subprocess.run(argv, env=_environment("TERM"), pass_fds=tuple(descriptors), stdout=sys.stderr.fileno())
+    except FileNotFoundError:
+        raise _missing(argv[0], what) from None
+    if done.returncode != 0:
+        raise MagbayError(f"{what}: {argv[0]} ended with status {done.returncode}", hint=hint)
+
+
+def _environment(*more: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("SOURCE_DATE_EPOCH", *more) if os.environ.get(name)}
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"} | kept
+
+
+def _missing(program: str, what: str) -> MagbayError:
+    return MagbayError(f"{what}: {program} is not installed", hint=f"Install the package that has {program}.")

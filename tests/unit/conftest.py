@@ -8,6 +8,9 @@ import pytest
 
 from appliance.config.loader import load
 from appliance.config.schema import Config
+from tests.unit.leaks import pytest_runtest_makereport, watch_for_keys
+
+__all__ = ["pytest_runtest_makereport", "watch_for_keys"]
 
 
 @pytest.fixture

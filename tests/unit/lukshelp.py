@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.unit.leaks import remember
 
 needs_cryptsetup = pytest.mark.skipif(
     shutil.which("cryptsetup", path="/usr/sbin:/sbin:/usr/bin:/bin") is None, reason="cryptsetup is not installed"
@@ -36,11 +39,12 @@ class LuksDisk:
 
     @classmethod
     def create(cls, node: Path, key: Path, kind: str = "luks2", uuid: str = "") -> LuksDisk:
-        """A container of 20 MiB whose slot 0 opens with the key file *key*, made when missing."""
+        """A small container, with room for six slots, whose slot 0 opens with the key file *key*, made when missing."""
         with node.open("wb") as file:
-            file.truncate(20 << 20)
+            file.truncate(4 << 20)
         _make(key)
         words = ["--uuid", uuid] if uuid else []
+        words += ["--offset", "6144", "--luks2-keyslots-size", "2M"] if kind == "luks2" else []
         done = cryptsetup("luksFormat", "--type", kind, *_FAST, *words, "--key-file", key, node)
         assert done.returncode == 0, done.stderr
         return cls(node, cryptsetup("luksUUID", node).stdout.decode().strip())
@@ -50,6 +54,11 @@ class LuksDisk:
         _make(new)
         done = cryptsetup("luksAddKey", *_FAST, "--key-file", key, self.node, new)
         assert done.returncode == 0, done.stderr
+
+    def kdfs(self) -> dict[int, str]:
+        """The key derivation of each slot in use."""
+        dumped = json.loads(cryptsetup("luksDump", "--dump-json-metadata", self.node).stdout)
+        return {int(number): slot["kdf"]["type"] for number, slot in dumped["keyslots"].items()}
 
     def opens(self, key: Path | bytes) -> bool:
         """Whether stock cryptsetup opens it with the key file or with these bytes."""
@@ -62,3 +71,4 @@ def _make(key: Path) -> None:
     if not key.exists():
         key.write_bytes(os.urandom(4096))
         key.chmod(0o400)
+    remember(key.read_bytes())

@@ -27,7 +27,7 @@ def test_a_wiped_header_comes_back_from_its_backup(disk: LuksDisk, tmp_path: Pat
     assert image == tmp_path / "headers" / f"{disk.uuid}.img" == headers.path_of(tmp_path, disk.uuid)
     assert stat.S_IMODE(image.stat().st_mode) == 0o600 and stat.S_IMODE(image.parent.stat().st_mode) == 0o700
     with disk.node.open("r+b") as file:
-        file.write(os.urandom(16 << 20))
+        file.write(os.urandom(3 << 20))
     assert not disk.opens(tmp_path / "key")
     headers.restore(disk.node, disk.uuid, tmp_path)
     assert disk.opens(tmp_path / "key")
