@@ -36,6 +36,7 @@ COMMANDS = {
     "agent": "agent",
     "director": "director",
     "rotation": "rotation",
+    "key": "key",
 }
 
 

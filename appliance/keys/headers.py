@@ -12,11 +12,13 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.errors import MagbayError, NotFoundError
 from appliance.host.commands import run
-from appliance.host.files import sync_directory
+from appliance.host.files import locked, sync_directory
+from appliance.keys import luks
 
 
 def directory(state_dir: Path) -> Path:
@@ -73,22 +75,41 @@ def backup(node: str | Path, luks_uuid: str, state_dir: Path) -> Path:
     return target
 
 
+def current(node: str | Path, luks_uuid: str, state_dir: Path) -> bool:
+    """Whether the backup has the key slots that are on the disk *node* now. Raises `MagbayError`."""
+    image = path_of(state_dir, luks_uuid)
+    return image.exists() and luks.header(image).material == luks.header(node).material
+
+
+@contextlib.contextmanager
+def changing(state_dir: Path, luks_uuid: str) -> Iterator[None]:
+    """Hold the right to change the key slots of *luks_uuid*: one process at a time."""
+    with locked(directory(state_dir) / f"{luks_uuid}.lock"):
+        yield
+
+
 def restore(node: str | Path, luks_uuid: str, state_dir: Path) -> None:
     """Write the saved header of *luks_uuid* back to *node*. The caller has made sure that it is this magazine's disk.
 
     Raises `NotFoundError` when there is no backup, `MagbayError`.
     """
+    image = existing(state_dir, luks_uuid)
+    check_uuid(image, luks_uuid)
+    run(
+        ["cryptsetup", "luksHeaderRestore", "--batch-mode", "--header-backup-file", str(image), str(node)],
+        f"restoring the LUKS header of {node}",
+    )
+
+
+def existing(state_dir: Path, luks_uuid: str) -> Path:
+    """The backup of the header *luks_uuid*. Raises `NotFoundError` when there is none."""
     image = path_of(state_dir, luks_uuid)
     if not image.exists():
         raise NotFoundError(
             f"there is no backup of the LUKS header {luks_uuid}: {image} does not exist",
             hint="Put a copy of it there, if you have one elsewhere.",
         )
-    check_uuid(image, luks_uuid)
-    run(
-        ["cryptsetup", "luksHeaderRestore", "--batch-mode", "--header-backup-file", str(image), str(node)],
-        f"restoring the LUKS header of {node}",
-    )
+    return image
 
 
 def check_uuid(node: str | Path, luks_uuid: str) -> None:
