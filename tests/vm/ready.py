@@ -20,7 +20,7 @@ from appliance.volumes.writer import label_block
 from tests.vm.harness import Disk, Guest
 
 _SECTOR = 512
-_HEADER = 1 << 20
+_HEADER = 3 << 20  # with room for eight key slots
 _CONTENT = 7 << 20
 _KEYS = "/etc/magbay/keys"
 _ENROLMENTS = "/var/lib/magbay/magazines"
@@ -74,7 +74,7 @@ def make_magazine(folder: Path, name: str, key: Path, owner: str, volumes: int =
     _run("mkfs.ext4", "-q", "-F", "-m", "0", "-U", filesystem, "-E", f"root_owner={owner}", "-d", content, plain)
     secret = folder / f"{name}.secret"
     secret.write_bytes(chance.randbytes(64))
-    slim = ["--luks2-metadata-size", "16k", "--luks2-keyslots-size", "512k", "--offset", str(_HEADER // _SECTOR)]
+    slim = ["--luks2-metadata-size", "16k", "--luks2-keyslots-size", "2m", "--offset", str(_HEADER // _SECTOR)]
     fast = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--cipher", "aes-xts-plain64", "--key-size", "512"]
     words = ["cryptsetup", "luksFormat", "-q", "--type", "luks2", *slim, *fast, "--sector-size", str(_SECTOR)]
     _run(*words, "--uuid", luks, "--label", name, "--volume-key-file", secret, "--key-file", key, image)

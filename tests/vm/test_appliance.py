@@ -304,25 +304,59 @@ def test_dbus_objects_and_who_may_call(dock: Dock) -> None:
     assert guest.run("magbay eject m1", check=False).rc == 75
 
 
+# Notes the command line and environment of every process until it is stopped; cryptsetup takes long enough to be seen.
+_SAMPLER = """
+import pathlib, time
+seen = set()
+while not pathlib.Path("/run/sampler.stop").exists():
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            try:
+                seen.add((process / name).read_bytes())
+            except OSError:
+                pass
+    time.sleep(0.02)
+pathlib.Path("/root/sampled").write_bytes(b"\\n".join(sorted(seen)))
+"""
+_SEARCH = """
+import base64, pathlib, subprocess
+seen = pathlib.Path("/root/sampled").read_bytes()
+assert b"luksAddKey" in seen and b"--key-slot" in seen
+for words in (["journalctl", "-b", "-o", "export", "--no-pager"], ["systemctl", "show", "magbay-*"], ["dmesg"]):
+    seen += subprocess.run(words, capture_output=True).stdout
+places = ("/var/lib/magbay", "/run/magbay", "/run/systemd", "/var/lib/systemd/coredump", "/var/log", "/tmp")
+files = [p for place in places for p in pathlib.Path(place).rglob("*") if p.is_file() and "credentials" not in str(p)]
+assert len(files) > 2 and len(seen) > 10000
+for name in ("old.key", "new.key", "passphrase", "recovery"):
+    part = pathlib.Path("/root", name).read_bytes()[:15]
+    forms = [part, part.hex().encode(), base64.b64encode(part), base64.b32encode(part), repr(part)[2:-1].encode()]
+    found = [str(p) for p in files if any(form in p.read_bytes() for form in forms)]
+    assert not found and not any(form in seen for form in forms), (name, found)
+"""
+
+
 def test_keys_leave_no_trace(dock: Dock) -> None:
-    """The key file's bytes are in no log, state file, unit property or command line."""
+    """Old and new key, passphrase and recovery key are in no log, state file, unit property, command line, environment
+    or core dump while the disk is plugged, gets more slots, and is re-keyed."""
     guest = dock.guest
+    key = "/etc/magbay/keys/magbay.key"
+    guest.put("/var/tmp/sampler.py", _SAMPLER.encode())
+    guest.put("/var/tmp/search.py", _SEARCH.encode())
+    guest.run("systemd-run --unit=sampler python3 /var/tmp/sampler.py")
     dock.plug(dock.disk)
     dock.wait_state("SER-M1", "mounted")
-    script = (
-        "import pathlib,subprocess,base64\n"
-        "key=pathlib.Path('/etc/magbay/keys/magbay.key').read_bytes()\n"
-        "parts=[key[:12],key[:12].hex().encode(),base64.b64encode(key[:12])]\n"
-        "seen=subprocess.run(['journalctl','-b','-o','export','--no-pager'],capture_output=True).stdout\n"
-        "files=[p for d in ('/var/lib/magbay','/run/magbay') for p in pathlib.Path(d).rglob('*') if p.is_file()]\n"
-        "seen+=b''.join(p.read_bytes() for p in files)\n"
-        "seen+=b''.join(p.read_bytes() for p in pathlib.Path('/proc').glob('[0-9]*/cmdline'))\n"
-        "assert len(files)>2 and len(seen)>10000\n"
-        "raise SystemExit(any(part in seen for part in parts))\n"
-    )
-    guest.put("/var/tmp/search.py", script.encode())
+    assert guest.run(f"stat -c '%a %U' {key}").stdout.strip() == "400 root"
+    guest.run(f"cp {key} /root/old.key && printf 'nine correct horses' > /root/passphrase")
+    guest.run("magbay key add m1 --passphrase --from /root/passphrase", timeout=120)
+    made = json.loads(guest.run("magbay --json key add m1 --recovery", timeout=120).stdout)["recovery_key"]
+    guest.put("/root/recovery", made.encode())
+    guest.run(f"magbay key rotate && cp {key} /root/new.key", timeout=120)
+    guest.run("magbay key add m1 --passphrase", check=False, stdin=b"short\n")
+    guest.run("touch /run/sampler.stop")
+    guest.wait_for("[ -s /root/sampled ] && ! systemctl is-active -q sampler", timeout=30)
     guest.run("python3 /var/tmp/search.py")
-    assert guest.run("stat -c '%a %U' /etc/magbay/keys/magbay.key").stdout.strip() == "400 root"
+    for unit in ("magbay-unlock@x.service", "magbay-rekey@x.service"):
+        assert guest.run(f"systemctl show -P LimitCORE {unit}").stdout.strip() == "0"
 
 
 def test_prepare_in_every_way(dock: Dock) -> None:
