@@ -51,13 +51,14 @@ FOLLOWS: dict[State, frozenset[State]] = {
 }
 ALWAYS = frozenset({State.GONE, State.FAILED, State.FOREIGN})
 
-# Exit statuses of cryptsetup(8) and of systemd (systemd.exec(5)) for the unlock unit, in words for an operator.
+# Exit statuses of cryptsetup(8), of open-container (6) and of systemd (systemd.exec(5)), in words for an operator.
 _UNLOCK_REASONS = {
     1: ("cryptsetup refused its parameters", "See 'journalctl -u {unit}'."),
     2: ("the key file does not open this disk", "Restore the key that was in use when it was prepared, then replug."),
     3: ("not enough memory to unlock", "Free memory, then replug the disk."),
     4: ("the LUKS header cannot be read", "Replug the disk; if that does not help, restore the header backup."),
     5: ("the mapping is busy", "Something still holds an older mapping; replug once it has ended."),
+    6: ("another disk with the same LUKS UUID came in that moment", "Pull one of the two disks, replug the other."),
     243: ("the key file is missing or not readable", "Put the key file back, then replug the disk."),
 }
 

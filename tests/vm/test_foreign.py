@@ -182,3 +182,17 @@ def test_strangers_are_left_alone(guest: Guest, tmp_path: Path) -> None:
     guest.wait_for(f"grep -qx {name} /run/written", timeout=10)
     guest.pull(rows[0][0])
     assert {kind.name: _hash(kind.path) for kind in kinds} == hashes, "a disk of a stranger was written to"
+
+    # Even when the agent does not see it: a container is not opened while two disks carry its UUID.
+    guest.run("magbay eject m1", timeout=120)
+    guest.run("systemctl stop magbay-media")
+    copy = next(disk for disk, kind in disks.items() if kind.name == "copy")
+    guest.plug(copy)
+    dock.wait(lambda: copy.target in dock.counts(), "the copy")
+    guest.run("udevadm settle", timeout=60)
+    unit = f"magbay-unlock@{dock.ours.luks_uuid.replace('-', chr(92) + 'x2d')}.service"
+    assert guest.run(["/usr/bin/systemctl", "start", unit], check=False).rc != 0
+    assert guest.run("ls /dev/mapper").stdout.split() == ["control"]
+    guest.pull(copy)
+    guest.run(["/usr/bin/systemctl", "start", unit])
+    assert len(guest.run("ls /dev/mapper").stdout.split()) == 2
