@@ -6,6 +6,7 @@ another file and encrypted here (aes-xts-plain64, sectors of 512 bytes: what cry
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Ready:
             f"name: {self.name}\nfilesystem_uuid: {self.filesystem_uuid}\nluks_uuid: {self.luks_uuid}\n"
             f"serial: {self.disk.serial}\nprepared: '2026-11-24T12:00:00Z'\n"
         )
+
+
+def patience() -> float:
+    """How many times longer than alone something takes on this host now."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def _run(*words: str | Path) -> None:
