@@ -11,13 +11,12 @@ from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.api import Host
 from appliance.magazines.health import UNKNOWN, Condition, FirstSeen, Health, judge, parse
-from appliance.magazines.media import DiskReport
+from appliance.magazines.media import READ_ONLY
+from appliance.magazines.reports import DiskReport
 from appliance.magazines.states import State
 
 # Where magbay-health@.service leaves what smartctl said, one file for each plug of a disk.
 ANSWERS = Path("/run/magbay-health")
-# Markers of the magazines that autofs is to mount for reading only (autofs/auto.magbay), below run_dir.
-READ_ONLY = "read-only"
 _AGAIN = 6 * 3600.0  # seconds until a disk that stays in its bay is read again
 _PATIENCE = 60.0  # seconds until a disk that has not answered counts as one that does not
 _AT_ONCE = 4  # requests to the service manager that are under way

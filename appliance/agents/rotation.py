@@ -10,7 +10,7 @@ from appliance.agents.names import MEDIA_ROOT as ROOT
 from appliance.config.schema import Config
 from appliance.host.api import Host
 from appliance.magazines.attached import enrolments
-from appliance.magazines.media import DiskReport
+from appliance.magazines.reports import DiskReport
 from appliance.magazines.rotation import SetPlan, Standing, keep_history, news, note, plan, read_history
 from appliance.magazines.states import State
 

@@ -1,4 +1,4 @@
-"""`magbay agent media|changer`: the processes of the agents' units."""
+"""`magbay agent media|changer|hook`: the processes of units."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     verbs = noun.add_subparsers(metavar="AGENT", required=True)
     verbs.add_parser("media", help="recognise, unlock, mount and eject magazines").set_defaults(run=run_media)
     verbs.add_parser("changer", help="keep the slot map and the virtual drives").set_defaults(run=run_changer)
+    hook = verbs.add_parser("hook", help="run the command of the configuration for an event")
+    hook.add_argument("what", metavar="EVENT/MAGAZINE", help="such as safe_to_remove/m1")
+    hook.set_defaults(run=run_hook)
 
 
 def run_media(args: argparse.Namespace, out: Output) -> ExitStatus:
@@ -34,4 +37,12 @@ def run_changer(args: argparse.Namespace, out: Output) -> ExitStatus:
     from appliance.agents import changer
 
     changer.run(args.config)
+    return ExitStatus.DONE
+
+
+def run_hook(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Become the command for an event."""
+    from appliance.agents import hook
+
+    hook.run(load(args.config), args.what)
     return ExitStatus.DONE

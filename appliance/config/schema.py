@@ -127,6 +127,55 @@ class PrepareConfig:
     volumes: int = setting(Integer(0, 9999), "Volumes that are created on a new magazine.", default=4, example="4")
 
 
+@dataclass(frozen=True)
+class MountsConfig:
+    """How magazines are mounted."""
+
+    idle_timeout: int = setting(
+        Integer(5, 86400),
+        "Seconds after which a magazine that nobody uses is unmounted: then it may be pulled without asking.",
+        default=300,
+        example="300",
+    )
+
+
+@dataclass(frozen=True)
+class EjectConfig:
+    """What `magbay eject` does at the end."""
+
+    power_down: bool = setting(
+        YesNo(), "Whether the disk is told to stop its motor and park its heads.", default=True, example="yes"
+    )
+
+
+@dataclass(frozen=True)
+class HooksConfig:
+    """Commands for lamps and sounds, each a list of words. They run as `magbay-hook@.service`, which says what they
+    may do; the environment has MAGBAY_EVENT, MAGBAY_MAGAZINE, MAGBAY_STATE and MAGBAY_REASON."""
+
+    arrived: tuple[str, ...] = setting(
+        ListOf(Text("a word of a command")), "When a magazine is ready.", default=(), example="[/usr/bin/aplay, in.wav]"
+    )
+    safe_to_remove: tuple[str, ...] = setting(
+        ListOf(Text("a word of a command")),
+        "When a disk may be pulled after an eject.",
+        default=(),
+        example="[/usr/bin/aplay, out.wav]",
+    )
+    failed: tuple[str, ...] = setting(
+        ListOf(Text("a word of a command")),
+        "When a magazine cannot be used.",
+        default=(),
+        example="[/usr/bin/aplay, bad.wav]",
+    )
+    pulled: tuple[str, ...] = setting(
+        ListOf(Text("a word of a command")),
+        "When a disk went away without an eject.",
+        default=(),
+        example="[/usr/bin/aplay, gone.wav]",
+    )
+
+
 class DirectorKind(Enum):
     """Which Director is told of changes."""
 
@@ -205,6 +254,9 @@ class Config:
     )
     changer: ChangerConfig = setting(Record(ChangerConfig), "The virtual autochanger.", default=ChangerConfig())
     prepare: PrepareConfig = setting(Record(PrepareConfig), "How new magazines are made.", default=PrepareConfig())
+    mounts: MountsConfig = setting(Record(MountsConfig), "How magazines are mounted.", default=MountsConfig())
+    eject: EjectConfig = setting(Record(EjectConfig), "How magazines are ejected.", default=EjectConfig())
+    hooks: HooksConfig = setting(Record(HooksConfig), "Commands at events.", default=HooksConfig())
     magazines: tuple[MagazineConfig, ...] = setting(
         ListOf(Record(MagazineConfig)), "Magazines that are plain directories.", default=()
     )

@@ -53,6 +53,7 @@ class Mount:
     number: str  # major:minor of the device
     fs_type: str
     read_only: bool
+    options: str = ""  # of the file system, with commas between
 
 
 class Mounts(Protocol):
@@ -81,13 +82,13 @@ class Units(Protocol):
 
     async def start(self, wake: Wake) -> None: ...
 
-    async def state(self, unit: str) -> UnitState: ...
+    async def states(self, patterns: Sequence[str]) -> Mapping[str, UnitState]:
+        """The states of the units whose names match one of *patterns* (shell patterns); others are inactive."""
+        ...
 
     async def start_unit(self, unit: str) -> None: ...
 
     async def stop_unit(self, unit: str) -> None: ...
-
-    async def reset_failed(self, unit: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,20 @@ class Clock(Protocol):
     def now(self) -> float: ...
 
 
+class Console(Protocol):
+    """The screen (or serial line) of the machine itself."""
+
+    def say(self, text: str) -> None: ...
+
+
+class Answers(Protocol):
+    """What root's one-shot units found out, one small text each (systemd/tmpfiles says where)."""
+
+    def text(self, name: str) -> str:
+        """The answer *name*; empty when there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Host:
     """All of the machine that the agents may use."""
@@ -172,3 +187,5 @@ class Host:
     journal: Journal
     notify: Notify
     clock: Clock
+    console: Console
+    answers: Answers

@@ -16,6 +16,7 @@ class State(Enum):
     FOREIGN = "foreign"
     LOCKED = "locked"
     UNLOCKING = "unlocking"
+    CHECKING = "checking"
     UNLOCKED = "unlocked"
     MOUNTED = "mounted"
     IDLE = "idle"
@@ -30,26 +31,34 @@ class Step(Enum):
 
     NONE = "none"
     UNLOCK = "unlock"
+    CHECK = "check the file system"
     MOUNT = "mount"
-    UNMOUNT = "unmount"
+    EJECT = "unmount, close, flush, power down"
+    REARM = "forget an older eject"
     LOCK = "lock"
 
 
 # Which states may follow which when facts change; the property test walks random worlds along it.
 # Every state may become GONE (pulled), FAILED, or FOREIGN (forgotten by `magbay magazine forget`).
+_OPENING = frozenset({State.LOCKED, State.UNLOCKING, State.CHECKING, State.UNLOCKED, State.MOUNTED, State.IDLE})
+_LEAVING = frozenset({State.EJECTING, State.SAFE})
 FOLLOWS: dict[State, frozenset[State]] = {
-    State.FOREIGN: frozenset({State.LOCKED, State.UNLOCKING, State.UNLOCKED, State.MOUNTED}),
-    State.LOCKED: frozenset({State.UNLOCKING, State.UNLOCKED, State.MOUNTED, State.EJECTING, State.SAFE}),
-    State.UNLOCKING: frozenset({State.LOCKED, State.UNLOCKED, State.MOUNTED, State.EJECTING, State.SAFE}),
-    State.UNLOCKED: frozenset({State.MOUNTED, State.LOCKED, State.UNLOCKING, State.EJECTING, State.SAFE}),
-    State.MOUNTED: frozenset({State.IDLE, State.LOCKED, State.UNLOCKING, State.UNLOCKED, State.EJECTING, State.SAFE}),
-    State.IDLE: frozenset({State.MOUNTED, State.LOCKED, State.UNLOCKING, State.UNLOCKED, State.EJECTING, State.SAFE}),
+    State.FOREIGN: _OPENING - {State.IDLE},
+    State.LOCKED: (_OPENING | _LEAVING) - {State.IDLE},
+    State.UNLOCKING: (_OPENING | _LEAVING) - {State.IDLE},
+    State.CHECKING: _OPENING | _LEAVING,
+    State.UNLOCKED: (_OPENING | _LEAVING) - {State.IDLE},
+    State.MOUNTED: _OPENING | _LEAVING,
+    State.IDLE: _OPENING | _LEAVING,
     State.EJECTING: frozenset({State.SAFE}),
     State.SAFE: frozenset({State.EJECTING}),
     State.GONE: frozenset(State),
     State.FAILED: frozenset(State),
 }
 ALWAYS = frozenset({State.GONE, State.FAILED, State.FOREIGN})
+
+# ActiveState of a unit that is on its way somewhere.
+_MOVING = ("activating", "deactivating")
 
 # Exit statuses of cryptsetup(8), of open-container (6) and of systemd (systemd.exec(5)), in words for an operator.
 _UNLOCK_REASONS = {
@@ -74,12 +83,20 @@ class Facts:
     unit_result: str = "success"
     unit_status: int = 0
     attempted: bool = False  # unlocking was tried since this disk was plugged
+    unlock_due: bool = False  # after a failure that may pass by itself it is time to unlock again
     inner: bool = False  # the mapping is there and udev has looked into it
     inner_matches: bool = False  # it holds the file system that was enrolled
+    check: str = "inactive"  # ActiveState of the check unit; active: checked since the container was opened
+    check_result: str = "success"
+    check_due: bool = True  # it is time for the next try to check
     mounted: bool = False
     was_mounted: bool = False  # mounted at least once since unlocking
-    mount_error: str = ""
+    mount_error: str = ""  # the last tries to mount failed, often enough to say so
+    mount_due: bool = True  # it is time for the next try to mount
+    read_only: str = ""  # why nothing may be written on it
     eject: bool = False  # somebody asked for it since this disk was plugged
+    eject_unit: str = "inactive"  # ActiveState of the eject unit; active: unmounted, closed, flushed, powered down
+    eject_due: bool = True  # it is time for the next try to eject
 
 
 @dataclass(frozen=True)
@@ -98,10 +115,11 @@ def observe(facts: Facts) -> Verdict:
     if facts.refusal:
         return Verdict(State.FAILED, facts.refusal, "Pull one of the two disks.")
     if facts.eject:
-        open_still = facts.inner or facts.mounted or facts.unit in ("active", "activating", "deactivating")
-        return Verdict(State.EJECTING if open_still else State.SAFE)
+        open_still = facts.inner or facts.mounted or facts.unit in ("active", *_MOVING)
+        done = facts.eject_unit == "active" and not open_still
+        return Verdict(State.SAFE if done else State.EJECTING)
     if facts.mounted:
-        return Verdict(State.MOUNTED)
+        return _usable(State.MOUNTED, facts)
     if facts.inner:
         return _opened(facts)
     if facts.unit == "failed" and facts.attempted:
@@ -111,6 +129,12 @@ def observe(facts: Facts) -> Verdict:
     return Verdict(State.LOCKED)
 
 
+def _usable(state: State, facts: Facts) -> Verdict:
+    if facts.read_only:
+        return Verdict(state, f"read-only: {facts.read_only}", "Restores work. See 'Read-only magazines' in media.md.")
+    return Verdict(state, "not in use: safe to pull" if state is State.IDLE else "")
+
+
 def _opened(facts: Facts) -> Verdict:
     if not facts.inner_matches:
         return Verdict(
@@ -118,11 +142,26 @@ def _opened(facts: Facts) -> Verdict:
             "the container opens, but does not hold the file system that was enrolled",
             "If it was formatted anew on purpose, 'magbay magazine forget' it and prepare it again.",
         )
+    if facts.check == "failed":
+        return Verdict(
+            State.FAILED,
+            "its file system could not be checked" + (": it took too long" if facts.check_result == "timeout" else ""),
+            "It is tried again by itself. See 'journalctl -u magbay-check@*'.",
+        )
+    if facts.check != "active":
+        return Verdict(State.CHECKING)
     if facts.mount_error:
         return Verdict(
-            State.FAILED, f"cannot be mounted: {facts.mount_error}", "See 'journalctl -u autofs', then replug."
+            State.FAILED,
+            f"cannot be mounted: {facts.mount_error}",
+            "It is tried again by itself. See 'journalctl -u autofs -u magbay-check@*'.",
         )
-    return Verdict(State.IDLE if facts.was_mounted else State.UNLOCKED)
+    return _usable(State.IDLE, facts) if facts.was_mounted else Verdict(State.UNLOCKED)
+
+
+def unlock_may_pass(result: str, status: int) -> bool:
+    """Whether a failure of the unlock unit may pass by itself: anything but a key that does not fit."""
+    return result != "exit-code" or status != 2
 
 
 def _unlock_failed(facts: Facts) -> Verdict:
@@ -136,12 +175,37 @@ def _unlock_failed(facts: Facts) -> Verdict:
 
 def next_step(state: State, facts: Facts) -> Step:
     """The one step that leads on from *state*."""
-    if state is State.LOCKED and facts.unit != "deactivating":
-        return Step.UNLOCK
-    if state is State.UNLOCKED:
-        return Step.MOUNT
+    if not facts.enrolled or (facts.refusal and not facts.eject):
+        return Step.NONE
+    if facts.eject_unit == "active" and (not facts.eject or facts.inner or facts.mounted):
+        return Step.REARM
     if state is State.EJECTING:
-        if facts.mounted:
-            return Step.UNMOUNT
-        return Step.LOCK if facts.unit in ("active", "activating") else Step.NONE
+        return _leave(facts)
+    if state is State.LOCKED:
+        return Step.NONE if facts.unit == "deactivating" or facts.eject_unit in _MOVING else Step.UNLOCK
+    if state is State.CHECKING:
+        return Step.CHECK if facts.check == "inactive" else Step.NONE
+    if state is State.UNLOCKED:
+        return Step.MOUNT if facts.mount_due else Step.NONE
+    if state is State.FAILED:
+        return _again(facts)
     return Step.NONE
+
+
+def _leave(facts: Facts) -> Step:
+    if facts.eject_unit in _MOVING or facts.check in _MOVING or facts.unit == "deactivating":
+        return Step.NONE
+    if not facts.inner and not facts.mounted and facts.unit in ("active", "activating"):
+        return Step.LOCK
+    return Step.EJECT if facts.eject_unit != "active" and facts.eject_due else Step.NONE
+
+
+def _again(facts: Facts) -> Step:
+    """What failed is tried anew when it is time."""
+    if facts.inner:
+        if not facts.inner_matches:
+            return Step.NONE
+        if facts.check == "failed":
+            return Step.CHECK if facts.check_due else Step.NONE
+        return Step.MOUNT if facts.mount_due else Step.NONE
+    return Step.UNLOCK if facts.unit == "failed" and facts.unlock_due else Step.NONE

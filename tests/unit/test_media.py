@@ -11,7 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from appliance.agents.media import MediaAgent, status_line
+from appliance.agents.announce import status_line
+from appliance.agents.media import MediaAgent
 from appliance.agents.names import MEDIA, MEDIA_ROOT
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import AwayError, MagbayError, NotFoundError
@@ -52,7 +53,8 @@ class House:
         self.media = Media(self.config, self.host, self.woken.set)
 
     async def look(self) -> dict[str, State]:
-        """One reconcile; checks that every change of state is one that FOLLOWS allows."""
+        """One reconcile, half a second later; checks that every change of state is one that FOLLOWS allows."""
+        self.host.clock.time += 0.6  # type: ignore[attr-defined]
         reports = await self.media.reconcile()
         sequences = {f"/dev/{bay.name}": bay.sequence for bay in self.world.bays.values()}
         for report in reports:
@@ -91,8 +93,8 @@ def test_plug_unlock_mount_idle_pull(config: Config, house: Callable[[], House])
         h, d = house(), disk(config, 1)
         assert await h.settle() == {"mag1": State.GONE}
         h.world.plug(d)
-        seen = [(await h.look())["mag1"], (await h.look())["mag1"]]
-        assert seen == [State.LOCKED, State.UNLOCKED]
+        seen = [(await h.look())["mag1"] for _ in range(3)]
+        assert seen == [State.LOCKED, State.CHECKING, State.UNLOCKED]
         assert (await h.settle())["mag1"] is State.MOUNTED
         h.world.expire()
         assert (await h.settle())["mag1"] is State.IDLE
@@ -316,7 +318,7 @@ def test_stuck_unit_is_started_anew(config: Config, house: Callable[[], House]) 
         assert (await h.settle())["mag1"] is State.UNLOCKING
         h.host.clock.time += 60  # type: ignore[attr-defined]
         assert (await h.settle())["mag1"] is State.MOUNTED
-        assert (await h.host.units.state(unlock_unit(d.luks_uuid))).active == "active"
+        assert (await h.host.units.states(["*"]))[unlock_unit(d.luks_uuid)].active == "active"
 
     asyncio.run(story())
 

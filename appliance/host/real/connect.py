@@ -6,7 +6,7 @@ from appliance.host.api import Host
 from appliance.host.real.bus import SystemBus
 from appliance.host.real.devices import UdevDevices
 from appliance.host.real.mounts import KernelMounts
-from appliance.host.real.services import Journald, ServiceNotify, WallClock
+from appliance.host.real.services import Journald, RootAnswers, ServiceNotify, SystemConsole, WallClock
 from appliance.host.real.units import SystemdUnits
 
 
@@ -21,4 +21,6 @@ async def connect() -> Host:
         journal=Journald(),
         notify=ServiceNotify(),
         clock=WallClock(),
+        console=SystemConsole(),
+        answers=RootAnswers(),
     )

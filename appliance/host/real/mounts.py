@@ -23,7 +23,7 @@ def parse(text: str) -> tuple[Mount, ...]:
         if len(words) < 6 or len(more) < 3:
             continue
         options = set(words[5].split(",")) | set(more[2].split(","))
-        found.append(Mount(_plain(words[4]), _plain(more[1]), words[2], more[0], "ro" in options))
+        found.append(Mount(_plain(words[4]), _plain(more[1]), words[2], more[0], "ro" in options, more[2]))
     return tuple(found)
 
 

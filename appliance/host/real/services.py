@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from pathlib import Path
 
 import sdnotify
 
@@ -63,6 +64,31 @@ class ServiceNotify:
     def stopping(self) -> None:
         """The service goes down on request."""
         self._notifier.notify("STOPPING=1")
+
+
+class SystemConsole:
+    """The system's console, when the unit gave it to us as standard output (`StandardOutput=tty`)."""
+
+    def say(self, text: str) -> None:
+        """Print one line. A console that does not take it (Ctrl-S on a serial line) must not stop us."""
+        if os.isatty(1):
+            with contextlib.suppress(OSError):
+                os.set_blocking(1, False)
+                os.write(1, f"\r\nmagbay: {text}\r\n".encode("utf-8", "replace"))
+
+
+class RootAnswers:
+    """Files below a directory that only root writes."""
+
+    def __init__(self, directory: Path = Path("/run/magbay-disks")) -> None:
+        self._directory = directory
+
+    def text(self, name: str) -> str:
+        """What stands in the file *name*; empty when there is none."""
+        try:
+            return (self._directory / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
 
 
 class WallClock:

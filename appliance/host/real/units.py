@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from appliance.errors import MagbayError
 from appliance.host.api import Bus, UnitState, Wake
 
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
+_SERVICE = "org.freedesktop.systemd1.Service"
+# (ActiveState, type of the queued job) of a unit whose job has not begun.
+_QUEUED = {
+    ("inactive", "start"): "activating",
+    ("failed", "start"): "activating",
+    ("active", "stop"): "deactivating",
+    ("activating", "stop"): "deactivating",
+}
 
 
 class SystemdUnits:
@@ -21,16 +31,19 @@ class SystemdUnits:
         await self._bus.watch(_MANAGER, "JobRemoved", wake)
         await self._bus.call(_NAME, _PATH, _MANAGER, "Subscribe")
 
-    async def state(self, unit: str) -> UnitState:
-        """The state of *unit*; one that was never loaded is inactive."""
-        (path,) = await self._bus.call(_NAME, _PATH, _MANAGER, "LoadUnit", "s", [unit])
-        active = await self._get(path, "org.freedesktop.systemd1.Unit", "ActiveState")
-        if not unit.endswith(".service"):
-            return UnitState(str(active))
-        service = "org.freedesktop.systemd1.Service"
-        result = await self._get(path, service, "Result")
-        status = await self._get(path, service, "ExecMainStatus")
-        return UnitState(str(active), str(result), int(status))
+    async def states(self, patterns: Sequence[str]) -> dict[str, UnitState]:
+        """All loaded units that match, in one call; how they ended is asked of those only that failed.
+
+        A job that waits for its turn counts as begun.
+        """
+        (units,) = await self._bus.call(_NAME, _PATH, _MANAGER, "ListUnitsByPatterns", "asas", [[], list(patterns)])
+        found = {}
+        for name, _description, _loaded, active, _sub, _following, path, _job, verb, _job_path in units:
+            found[name] = UnitState(_QUEUED.get((active, verb), active))
+            if active == "failed" and not verb:
+                result = await self._get(path, _SERVICE, "Result")
+                found[name] = UnitState(active, str(result), int(await self._get(path, _SERVICE, "ExecMainStatus")))
+        return found
 
     async def _get(self, path: str, interface: str, name: str) -> str | int:
         (variant,) = await self._bus.call(
@@ -47,14 +60,6 @@ class SystemdUnits:
         """Queue a stop job; a unit that is not loaded is stopped already."""
         try:
             await self._bus.call(_NAME, _PATH, _MANAGER, "StopUnit", "ss", [unit, "replace"])
-        except MagbayError as error:
-            if "not loaded" not in error.message:
-                raise
-
-    async def reset_failed(self, unit: str) -> None:
-        """Forget a failure."""
-        try:
-            await self._bus.call(_NAME, _PATH, _MANAGER, "ResetFailedUnit", "s", [unit])
         except MagbayError as error:
             if "not loaded" not in error.message:
                 raise

@@ -5,15 +5,24 @@ Magazines are real directories below a folder, so that the changer and the stora
 
 from __future__ import annotations
 
-from appliance.host.api import Host
-from appliance.host.simulated.services import MemoryBus, MemoryJournal, MemoryNotify, StepClock
+from appliance.host.api import Clock, Host
+from appliance.host.simulated.services import MemoryBus, MemoryConsole, MemoryJournal, MemoryNotify, StepClock
 from appliance.host.simulated.world import SimulatedDisk, World
 
-__all__ = ["MemoryBus", "MemoryJournal", "MemoryNotify", "SimulatedDisk", "StepClock", "World", "simulated_host"]
+__all__ = [
+    "MemoryBus",
+    "MemoryConsole",
+    "MemoryJournal",
+    "MemoryNotify",
+    "SimulatedDisk",
+    "StepClock",
+    "World",
+    "simulated_host",
+]
 
 
-def simulated_host(world: World) -> Host:
-    """A host in front of *world*."""
+def simulated_host(world: World, clock: Clock | None = None) -> Host:
+    """A host in front of *world*; its *clock* stands still unless another one is given."""
     return Host(
         devices=world,
         mounts=world,
@@ -21,5 +30,7 @@ def simulated_host(world: World) -> Host:
         bus=MemoryBus(),
         journal=MemoryJournal(),
         notify=MemoryNotify(),
-        clock=StepClock(),
+        clock=clock or StepClock(),
+        console=MemoryConsole(),
+        answers=world,
     )

@@ -95,6 +95,17 @@ class MemoryNotify:
 
 
 @dataclass
+class MemoryConsole:
+    """Keeps what would stand on the screen."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.lines.append(text)
+
+
+@dataclass
 class StepClock:
     """A clock that stands until it is moved."""
 

@@ -2,18 +2,20 @@
 
 Faithful in what the agents depend on: an event is only a hint and may be dropped or doubled; unlocking takes a
 while and may fail with cryptsetup's exit statuses; a pulled disk leaves its mapping and mount behind until the
-unlock unit (bound to the device) has cleared them away; a mount that is in use cannot be undone.
+unlock unit (bound to the device) has cleared them away; autofs mounts nothing that was not checked; a mount that is
+in use cannot be undone, and the eject unit tries until it can.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.host.api import BlockDevice, Mount, UnitState, Wake
-from appliance.host.names import mount_unit, unlock_unit
+from appliance.host.names import check_unit, eject_unit, mount_unit, unlock_unit
 
 WRONG_KEY = 2  # exit status of cryptsetup(8)
 
@@ -31,6 +33,10 @@ class SimulatedDisk:
     fs_uuid: str = ""
     size: int = 1 << 30
     writes: int = 0  # how often the disk was opened for writing or unlocked
+    dirty: bool = False  # it was pulled while it was mounted
+    damage: str = ""  # what a check finds and cannot repair
+    mount_failures: int = 0  # so many tries to mount it will fail
+    powered_down: int = 0  # how often
 
 
 @dataclass
@@ -50,6 +56,8 @@ class World:
     mappings: dict[str, _Bay] = field(default_factory=dict)  # by LUKS UUID
     mounted: dict[str, str] = field(default_factory=dict)  # file-system UUID to LUKS UUID
     held: set[str] = field(default_factory=set)  # file-system UUIDs with an open file
+    checked: dict[str, str] = field(default_factory=dict)  # LUKS UUID to what the check found, while it may be mounted
+    harm: list[str] = field(default_factory=list)  # what must never happen
     drop_events: bool = False
     _sequence: int = 0
     _wakes: list[Wake] = field(default_factory=list)
@@ -83,6 +91,7 @@ class World:
         for name, bay in list(self.bays.items()):
             if bay.disk is disk:
                 del self.bays[name]
+                disk.dirty = disk.dirty or disk.filesystem_uuid in self.mounted
                 self.units.device_gone(disk)
         self.hint()
 
@@ -127,15 +136,31 @@ class World:
         found = []
         for uuid, luks_uuid in self.mounted.items():
             number = f"254:{self.mappings[luks_uuid].sequence}" if luks_uuid in self.mappings else "254:0"
-            found.append(Mount(str(self.mount_dir / uuid), f"/dev/mapper/magbay-{luks_uuid}", number, "ext4", False))
+            read_only = self.checked.get(luks_uuid, "rw").startswith("ro")
+            path = str(self.mount_dir / uuid)
+            found.append(Mount(path, f"/dev/mapper/magbay-{luks_uuid}", number, "ext4", read_only))
         return tuple(found)
+
+    def text(self, name: str) -> str:
+        """What root's units left: what a check found, who holds a magazine that is to be ejected."""
+        luks_uuid, _, what = name.rpartition(".")
+        if what == "check":
+            return self.checked.get(luks_uuid, "")
+        bay = self.mappings.get(luks_uuid)
+        held = bay is not None and bay.disk.filesystem_uuid in self.held
+        return f"4711\tsomebody\tless\t{self.mount_dir / bay.disk.filesystem_uuid}/file\n" if bay and held else ""
 
     async def trigger(self, path: Path) -> None:
         """autofs: mount what the map knows and what is open."""
         uuid = path.name
         for luks_uuid, bay in self.mappings.items():
-            if bay.disk.filesystem_uuid == uuid and self.enrolled(uuid):
+            if bay.disk.filesystem_uuid == uuid and self.enrolled(uuid) and luks_uuid in self.checked:
+                if bay.disk.mount_failures:
+                    bay.disk.mount_failures -= 1
+                    break
                 if uuid not in self.mounted:
+                    if bay.disk.dirty:
+                        self.harm.append(f"{bay.disk.serial} was mounted unchecked")
                     self.mounted[uuid] = luks_uuid
                     if bay.disk.content is not None:
                         (self.mount_dir / uuid).symlink_to(bay.disk.content)
@@ -174,12 +199,14 @@ def _letters() -> list[str]:
 
 
 class SimulatedUnits:
-    """systemd, as far as the unlock and mount units go. A queued job runs when `run_jobs` is called, or at once."""
+    """systemd, as far as our units and mount units go. A queued job runs when `run_jobs` is called, or at once."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._states: dict[str, UnitState] = {}
         self._jobs: list[tuple[str, str]] = []
+        self._ejecting: set[str] = set()  # eject units that wait for somebody to let go
+        self.started: list[str] = []  # hooks and the like
         self.at_once = True
         self._wake: Wake = lambda: None
 
@@ -187,14 +214,26 @@ class SimulatedUnits:
         """Call *wake* when a job ends."""
         self._wake = wake
 
-    async def state(self, unit: str) -> UnitState:
-        """State of *unit*."""
-        return self._states.get(unit, UnitState())
+    @property
+    def busy(self) -> bool:
+        """Whether a job is queued."""
+        return bool(self._jobs)
+
+    async def states(self, patterns: Sequence[str]) -> dict[str, UnitState]:
+        """States of the units that match. The eject script tries again twice a second: now is as good as then."""
+        for unit in sorted(self._ejecting):
+            self._eject(unit)
+        return {
+            unit: state
+            for unit, state in self._states.items()
+            if any(fnmatch.fnmatchcase(unit, pattern) for pattern in patterns)
+        }
 
     async def start_unit(self, unit: str) -> None:
         """Queue a start."""
-        self._states[unit] = UnitState("activating")
-        self._queue("start", unit)
+        if self._states.get(unit, UnitState()).active != "active":
+            self._states[unit] = UnitState("activating")
+            self._queue("start", unit)
 
     async def stop_unit(self, unit: str) -> None:
         """Queue a stop."""
@@ -202,24 +241,27 @@ class SimulatedUnits:
             self._states[unit] = UnitState("deactivating")
         self._queue("stop", unit)
 
-    async def reset_failed(self, unit: str) -> None:
-        """Forget a failure."""
-        if self._states.get(unit, UnitState()).active == "failed":
-            del self._states[unit]
-
     def _queue(self, verb: str, unit: str) -> None:
+        self._jobs = [job for job in self._jobs if job[1] != unit]  # a newer job replaces an older one
         self._jobs.append((verb, unit))
         if self.at_once:
             self.run_jobs()
 
-    def run_jobs(self) -> None:
-        """Run everything queued."""
-        jobs, self._jobs = self._jobs, []
+    def run_jobs(self, most: int | None = None) -> None:
+        """Run everything queued, or the first *most*."""
+        jobs, self._jobs = self._jobs[:most], self._jobs[len(self._jobs[:most]) :]
         for verb, unit in jobs:
-            if verb == "start":
-                self._open(unit)
-            else:
+            if verb == "stop":
                 self._stop(unit)
+            elif unit.startswith("magbay-unlock@"):
+                self._open(unit)
+            elif unit.startswith("magbay-check@"):
+                self._check(unit)
+            elif unit.startswith("magbay-eject@"):
+                self._eject(unit)
+            else:
+                self.started.append(unit)
+                self._states.pop(unit, None)
             self._wake()
 
     def device_gone(self, disk: SimulatedDisk) -> None:
@@ -230,22 +272,60 @@ class SimulatedUnits:
             self._states[unit] = UnitState("deactivating")
             self._queue("stop", unit)
 
+    def _bays(self, unit: str, name: Callable[[str], str]) -> list[_Bay]:
+        return [b for b in self._world.bays.values() if b.disk.luks_uuid and name(b.disk.luks_uuid) == unit]
+
     def _open(self, unit: str) -> None:
         world = self._world
-        for bay in world.bays.values():
-            if bay.disk.luks_uuid and unlock_unit(bay.disk.luks_uuid) == unit:
-                bay.disk.writes += 1
-                if not bay.disk.key_fits:
-                    self._states[unit] = UnitState("failed", "exit-code", WRONG_KEY)
-                    return
-                world.mappings[bay.disk.luks_uuid] = bay
+        for bay in self._bays(unit, unlock_unit):
+            bay.disk.writes += 1
+            if not bay.disk.key_fits:
+                self._states[unit] = UnitState("failed", "exit-code", WRONG_KEY)
+                return
+            if world.mappings.get(bay.disk.luks_uuid) not in (None, bay):
+                world.close(bay.disk.luks_uuid)  # what a pulled disk left behind
+            world.mappings[bay.disk.luks_uuid] = bay
+            self._states[unit] = UnitState("active")
+            world.hint()
+            return
+        self._states[unit] = UnitState("failed", "dependency", 0)
+
+    def _check(self, unit: str) -> None:
+        world = self._world
+        for luks_uuid, bay in world.mappings.items():
+            if check_unit(luks_uuid) == unit:
+                if bay.disk.filesystem_uuid in world.mounted:
+                    world.harm.append(f"{bay.disk.serial} was checked while it was mounted")
+                disk = bay.disk
+                found = f"ro\n{disk.damage}" if disk.damage else "rw\nclean"
+                if disk.dirty and not disk.damage:
+                    found = "rw\nits journal was recovered"
+                disk.dirty = False
+                world.checked[luks_uuid] = found
                 self._states[unit] = UnitState("active")
-                world.hint()
                 return
         self._states[unit] = UnitState("failed", "dependency", 0)
 
+    def _eject(self, unit: str) -> None:
+        world = self._world
+        self._ejecting.discard(unit)
+        for luks_uuid, bay in list(world.mappings.items()):
+            if eject_unit(luks_uuid) == unit:
+                del_checked = world.checked.pop(luks_uuid, "")
+                if bay.disk.filesystem_uuid in world.mounted and not world.unmount(bay.disk.filesystem_uuid):
+                    world.checked[luks_uuid] = del_checked
+                    self._ejecting.add(unit)
+                    return
+                world.mappings.pop(luks_uuid)
+        for bay in self._bays(unit, eject_unit):
+            bay.disk.powered_down += 1
+        self._states[unit] = UnitState("active")
+        world.hint()
+        self._wake()
+
     def _stop(self, unit: str) -> None:
         world = self._world
+        self._ejecting.discard(unit)
         for uuid in list(world.mounted):
             if mount_unit(world.mount_dir / uuid) == unit:
                 world.unmount(uuid)
@@ -253,5 +333,9 @@ class SimulatedUnits:
         for luks_uuid in list(world.mappings):
             if unlock_unit(luks_uuid) == unit:
                 world.close(luks_uuid)
+        check = unit.replace("magbay-unlock@", "magbay-check@")  # stopped with it: BindsTo
+        if check.startswith("magbay-check@"):
+            self._states.pop(check, None)
+            world.checked = {luks: found for luks, found in world.checked.items() if check_unit(luks) != check}
         if self._states.get(unit, UnitState()).active != "failed":
             self._states.pop(unit, None)
