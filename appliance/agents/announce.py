@@ -39,7 +39,7 @@ class _Told:
     state: str = ""
     reason: str = ""
     checked: str = ""
-    foreign: bool = False
+    foreign: str = ""  # node of a disk that is none of ours
 
 
 class Announcer:
@@ -61,13 +61,15 @@ class Announcer:
         now: dict[str, _Told] = {}
         for report in reports:
             key = f"{report.luks_uuid if report.magazine else report.node} {report.serial}"
-            told = _Told(_name(report), report.state.value, report.reason, report.checked, not report.magazine)
+            foreign = "" if report.magazine else report.node
+            told = _Told(_name(report), report.state.value, report.reason, report.checked, foreign)
             now[key] = told
             before = self._told.get(key)
             if before != told:
                 await self._news(before or _Told(), report)
+        nodes = {report.node for report in reports}
         for key in self._told.keys() - now.keys():
-            if self._told[key].foreign:
+            if self._told[key].foreign and self._told[key].foreign not in nodes:
                 self._host.journal.send(f"{self._told[key].name} unplugged", priority=6, STATE="gone")
         if now != self._told:
             document = {key: vars(told) for key, told in now.items()}

@@ -12,6 +12,7 @@ from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.magazines.attached import enrolments, published
 
 _LOOK = 0.1  # seconds between two looks at the published answer
+_GRACE = 2.0  # seconds in which a failure may be that of before the request
 
 
 def of_magazine(config: Config, name: str) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def wait_for(
 
     Raises `MagbayError` when it fails or *seconds* pass.
     """
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     last: tuple[str, str] | None = None
     while True:
         disk = _disk_of(config, name)
@@ -68,9 +69,10 @@ def wait_for(
             told(disk)
         if disk is not None and disk["state"] in states:
             return disk
-        if disk is not None and disk["state"] == "failed":
+        passed = time.monotonic() - start
+        if disk is not None and disk["state"] == "failed" and passed > _GRACE:
             raise MagbayError(f"magazine {name}: {disk['reason']}", hint=disk["hint"])
-        if time.monotonic() > deadline:
+        if passed > seconds:
             reached = f"is {last[0]}" + (f" ({last[1]})" if last[1] else "") if last else "has not appeared"
             raise MagbayError(
                 f"magazine {name} {reached} after {seconds:.0f} s", hint="'magbay status' shows how it goes on."

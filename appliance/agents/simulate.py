@@ -7,8 +7,12 @@ magbay commands may be used on the same configuration meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from uuid import NAMESPACE_DNS, uuid5
@@ -20,6 +24,7 @@ from appliance.changer.service import Changer
 from appliance.config.loader import load
 from appliance.config.schema import Enrolment
 from appliance.errors import MagbayError, UsageError
+from appliance.host.real.services import WallClock
 from appliance.host.simulated import MemoryJournal, SimulatedDisk, World, simulated_host
 from appliance.magazines.attached import MEDIA_ANSWER
 from appliance.magazines.prepare import enrol
@@ -46,7 +51,7 @@ class Simulation:
             folder.mkdir(parents=True, exist_ok=True)
         (config.run_dir / MEDIA_ANSWER).unlink(missing_ok=True)
         self.world = World(config.mount_dir, lambda uuid: (config.enrolment_dir / f"{uuid}.yaml").exists())
-        self.host = simulated_host(self.world)
+        self.host = simulated_host(self.world, WallClock())
         self.disks = self._make_disks()
         self._told = 0
 
@@ -135,10 +140,17 @@ async def _drive(simulation: Simulation, say: Callable[[str], None]) -> int:
         asyncio.create_task(ChangerAgent(Changer.open(simulation.file), simulation.host).run()),
     ]
     failures = 0
+    lines: asyncio.Queue[str] = asyncio.Queue()
     teller = asyncio.create_task(_tell(simulation))
     try:
         await asyncio.sleep(0.1)
-        while text := await asyncio.to_thread(sys.stdin.readline):
+        # Each agent has put its own handler here, which ends that agent only.
+        loop, me = asyncio.get_running_loop(), asyncio.current_task()
+        assert me is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, me.cancel)
+        threading.Thread(target=_read, args=(loop, lines), daemon=True).start()
+        while text := await lines.get():
             if text.strip() == "quit":
                 break
             if not sys.stdin.isatty():
@@ -151,11 +163,27 @@ async def _drive(simulation: Simulation, say: Callable[[str], None]) -> int:
             for agent in agents:
                 if agent.done():
                     agent.result()
+    except asyncio.CancelledError:
+        pass  # Ctrl-C
     finally:
         for task in (*agents, teller):
             task.cancel()
         await asyncio.gather(*agents, teller, return_exceptions=True)
     return failures
+
+
+def _read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[str]) -> None:
+    """Hand typed lines to the loop; an empty one is the end. For a daemon thread, so that Ctrl-C need not wait for it:
+    hence not sys.stdin's buffer, whose lock the end of the process would wait for."""
+    left = b""
+    with contextlib.suppress(RuntimeError, OSError):  # the loop has ended
+        while data := os.read(sys.stdin.fileno(), 65536):
+            *whole, left = (left + data).split(b"\n")
+            for line in whole:
+                loop.call_soon_threadsafe(lines.put_nowait, line.decode("utf-8", "replace") + "\n")
+        if left:
+            loop.call_soon_threadsafe(lines.put_nowait, left.decode("utf-8", "replace"))
+        loop.call_soon_threadsafe(lines.put_nowait, "")
 
 
 async def _tell(simulation: Simulation) -> None:

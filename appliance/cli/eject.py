@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 from appliance.agents.control import ask, of_magazine, wait_for
 from appliance.cli.output import Output
 from appliance.config.loader import load
-from appliance.errors import ExitStatus
+from appliance.errors import ExitStatus, PermissionDeniedError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -19,6 +21,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("eject", help="unmount and lock a magazine, and say when its disk may be pulled")
     parser.add_argument("name", metavar="NAME", help="name of the magazine")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="longest wait (default 300)")
+    parser.add_argument("--cancel-jobs", action="store_true", help="end magbay's jobs that use it instead of waiting")
     parser.set_defaults(run=run)
 
 
@@ -28,11 +31,31 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     of_magazine(config, args.name)
     ask("Eject", "s", args.name)
 
+    cancelled: set[int] = set()
+
     def told(disk: dict[str, Any]) -> None:
         if disk["state"] == "ejecting" and disk["reason"]:
             out.warn(f"magazine {args.name}: {disk['reason']}")
+        if args.cancel_jobs:
+            _cancel(disk["holders"], cancelled, out)
 
     disk = wait_for(config, args.name, ("safe to remove",), args.timeout, told)
     out.document({"magazine": args.name, "state": disk["state"], "disk": disk["node"], "serial": disk["serial"]})
     out.line(f"Magazine {args.name} is safe to remove ({disk['node']}, serial {disk['serial'] or 'unknown'}).")
     return ExitStatus.DONE
+
+
+def _cancel(holders: list[dict[str, Any]], cancelled: set[int], out: Output) -> None:
+    """Ask the jobs among *holders* to end, each once: they end as cancelled, at a block's end."""
+    for holder in holders:
+        if holder["job"] and holder["pid"] not in cancelled:
+            cancelled.add(holder["pid"])
+            try:
+                os.kill(holder["pid"], signal.SIGTERM)
+                out.warn(f"job {holder['job']} ({holder['job_name']}) is cancelled")
+            except ProcessLookupError:
+                pass  # it ended by itself
+            except PermissionError:
+                raise PermissionDeniedError(
+                    f"job {holder['job']} ({holder['job_name']}) is somebody else's", hint="Cancel it as root."
+                ) from None

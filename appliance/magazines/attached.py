@@ -35,6 +35,7 @@ class Magazine:
     identity: str  # file-system UUID, or "directory:<name>"
     path: Path | None
     writable: bool = True
+    reason: str = ""  # why it is not writable, as far as the media agent knows
 
     @property
     def attached(self) -> bool:
@@ -75,8 +76,10 @@ def known(config: Config) -> tuple[Magazine, ...]:
     disks = []
     for enrolment in enrolments(config):
         uuid = enrolment.filesystem_uuid
-        path = config.mount_dir / uuid if uuid in reachable else None
-        disks.append(Magazine(enrolment.name, uuid, path, reachable.get(uuid, False)))
+        disk = reachable.get(uuid)
+        path = config.mount_dir / uuid if disk else None
+        writable = disk is not None and not disk["read_only"]
+        disks.append(Magazine(enrolment.name, uuid, path, writable, disk["reason"] if disk and not writable else ""))
     return (*directories, *disks)
 
 
@@ -146,10 +149,33 @@ def published(config: Config) -> list[dict[str, Any]] | None:
     return found
 
 
-def _reachable(config: Config) -> dict[str, bool]:
-    """File-system UUID to writable, of the disks that the media agent says can be reached."""
+class Presence:
+    """Whether the magazine *identity*, which is in use, is still in its bay, by what the media agent publishes."""
+
+    def __init__(self, config: Config, identity: str) -> None:
+        self._config, self._identity = config, identity
+        self._seen: tuple[int, int] | None = None
+        self._gone = False
+
+    def gone(self) -> bool:
+        """Whether it was pulled. Costs one stat(2) while nothing changes, so it may be asked often."""
+        try:
+            status = (self._config.run_dir / MEDIA_ANSWER).stat()
+            now = (status.st_ino, status.st_mtime_ns)
+            if now != self._seen:
+                disks = published(self._config) or []
+                states = [disk["state"] for disk in disks if disk["filesystem_uuid"] == self._identity]
+                self._gone = states == [State.GONE.value]
+                self._seen = now
+        except (OSError, MagbayError):
+            return False  # no word from the agent says nothing
+        return self._gone
+
+
+def _reachable(config: Config) -> dict[str, dict[str, Any]]:
+    """File-system UUID to what is published, of the disks that the media agent says can be reached."""
     return {
-        disk["filesystem_uuid"]: not disk["read_only"]
+        disk["filesystem_uuid"]: disk
         for disk in published(config) or []
         if disk["state"] in REACHABLE and disk["filesystem_uuid"]
     }

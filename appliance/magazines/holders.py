@@ -101,7 +101,7 @@ def announced_job(run_dir: Path, job_id: int, name: str) -> Iterator[None]:
     fd = -1
     try:
         if not path.parent.exists():
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir()
             adopt(path.parent, run_dir)
             path.parent.chmod(0o2775)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)

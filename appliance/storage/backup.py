@@ -17,6 +17,7 @@ from appliance.config.filesets import FilesetConfig
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
 from appliance.magazines import attached
+from appliance.magazines.holders import announced_job
 from appliance.storage import plan
 from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
@@ -179,7 +180,9 @@ def run(
         job = catalog.start_job(new)
         job_log = JobLog(catalog, job.job_id, log)
         patience = Patience(catalog, config, job_log, request.waiting, cancelled, status, pause)
-        return _Run(config, request, catalog, job, job_log, patience).run(names, since, progress, cancelled)
+        one = _Run(config, request, catalog, job, job_log, patience)
+        with announced_job(config.run_dir, job.job_id, request.name):
+            return one.run(names, since, progress, cancelled)
 
 
 def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple[NewJob, int | None]:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from appliance.errors import MagbayError
@@ -20,6 +21,8 @@ from appliance.host import files
 # that a pulled disk shows within seconds and little is left to wait for at the end.
 WRITEOUT_BYTES = 16 << 20
 SYNC_SECONDS = 2.0
+# How often it is asked whether the magazine was pulled: whoever knows that knows it before the next flush fails.
+LOOK_SECONDS = 0.5
 
 _LOST = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EROFS, errno.ESTALE, errno.ESHUTDOWN, errno.EBADFD})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -55,6 +58,7 @@ class FileVolume:
         self._stopping = False
         self._trouble: OSError | None = None
         self._syncer: threading.Thread | None = None
+        self.pulled: Callable[[], bool] = lambda: False  # whether somebody knows that the magazine was pulled
 
     @classmethod
     def create(cls, path: Path, magazine: str, label: bytes) -> FileVolume:
@@ -124,10 +128,15 @@ class FileVolume:
         asked = synced = self.end
         last = time.monotonic()
         try:
+            looked = last
             while not self._stopping:
-                self._due.wait(SYNC_SECONDS)
+                due = self._due.wait(LOOK_SECONDS)
                 self._due.clear()
-                end = self.end
+                if self.pulled():
+                    raise OSError(errno.ENODEV, "it was pulled")
+                if not due and time.monotonic() - looked < SYNC_SECONDS:
+                    continue
+                end, looked = self.end, time.monotonic()
                 if end > asked:
                     # Linux begins to write dirty pages of the range and does not wait (mm/fadvise.c).
                     os.posix_fadvise(self._fd, asked, end - asked, os.POSIX_FADV_DONTNEED)

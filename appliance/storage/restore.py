@@ -8,6 +8,7 @@ from pathlib import Path
 
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
+from appliance.magazines.holders import announced_job
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.extract import Extractor, Summary
@@ -95,7 +96,8 @@ def run(
         for item, parts in work:
             names = ", ".join(part.media.name for part in parts)
             log(f"restoring {item.count} files of job {item.job.job_id} from {names}", {"JOB": str(item.job.job_id)})
-        return _Restore(catalog, job, work, request.to).run(progress, cancelled)
+        with announced_job(config.run_dir, job.job_id, "restore"):
+            return _Restore(catalog, job, work, request.to).run(progress, cancelled)
 
 
 class _Restore:

@@ -11,7 +11,7 @@ from pathlib import Path
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError
 from appliance.magazines import attached
-from appliance.magazines.attached import Magazine
+from appliance.magazines.attached import Magazine, Presence
 from appliance.storage import expiry, recycling
 from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.device import FileVolume, VolumeBusyError, VolumeFullError
@@ -73,6 +73,7 @@ class VolumeSource:
                 raise trouble
         if self._patience:
             self._patience.over()
+        found.device.pulled = Presence(self._config, found.media.identity).gone
         return found
 
     def _find(self, current: str | None, stream: int) -> OpenVolume | None:
@@ -299,6 +300,9 @@ class VolumeSource:
             return MagbayError("there is no magazine", hint="Name one under 'magazines', or run 'magbay prepare'.")
         full = f"full: {', '.join(sorted(set(self._full)))}" if self._full else "none that is here can be written"
         text = f"no magazine has room for pool {self._pool_name} ({full})"
+        for magazine in attached.attached(self._config):
+            if magazine.reason:
+                text += f"; magazine {magazine.name} is {magazine.reason}"
         if self._is_complete():
             text = f"pool {self._pool_name} has its {self.pool.maximum_volumes} volumes, and none takes more"
         if away:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, NotFoundError
 from appliance.magazines import attached
+from appliance.magazines.holders import announced_job
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import LogCallback
@@ -97,7 +98,8 @@ def run(
             result.jobs.append(job.job_id)
             before = result.error_count
             check = _Check(catalog, job, parts, result)
-            check.run(progress, cancelled)
+            with announced_job(config.run_dir, job.job_id, "verify"):
+                check.run(progress, cancelled)
             told = "good" if result.error_count == before else f"{result.error_count - before} errors"
             told += "" if check.whole else ", of what lies here"
             log(f"job {job.job_id} ({job.name}): {told}", {"JOB": str(job.job_id)})

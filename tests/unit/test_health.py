@@ -22,8 +22,8 @@ from appliance.config.schema import Config, Enrolment
 from appliance.host.simulated import SimulatedDisk, World, simulated_host
 from appliance.magazines.attached import known
 from appliance.magazines.health import Condition, FirstSeen, Health, judge, parse
-from appliance.magazines.media import DiskReport
 from appliance.magazines.prepare import enrol
+from appliance.magazines.reports import DiskReport
 from appliance.magazines.states import State
 
 

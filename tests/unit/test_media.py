@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -14,13 +19,16 @@ import pytest
 from appliance.agents.announce import status_line
 from appliance.agents.media import MediaAgent
 from appliance.agents.names import MEDIA, MEDIA_ROOT
-from appliance.config.schema import Config, Enrolment
+from appliance.config.schema import Config, EjectConfig, Enrolment, HooksConfig, MountsConfig
 from appliance.errors import AwayError, MagbayError, NotFoundError
-from appliance.host.api import Host
-from appliance.host.names import unlock_unit
+from appliance.host.api import Host, Mount
+from appliance.host.names import hook_unit, idle_unit, unlock_unit
 from appliance.host.simulated import MemoryJournal, SimulatedDisk, World, simulated_host
+from appliance.magazines.attached import Presence
+from appliance.magazines.holders import announced_job, parse, sentence, with_jobs
 from appliance.magazines.media import Media
 from appliance.magazines.prepare import enrol
+from appliance.magazines.settings import Settings
 from appliance.magazines.states import ALWAYS, FOLLOWS, State
 
 
@@ -354,3 +362,136 @@ def test_an_agent_ends_when_the_bus_is_lost(config: Config) -> None:
 
 def test_status_line_of_nothing() -> None:
     assert status_line([]) == "no magazine in a bay"
+
+
+def test_who_holds_a_magazine_is_named(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, d = house(), disk(config, 1)
+        h.world.plug(d)
+        await h.settle()
+        h.world.held.add(d.filesystem_uuid)
+        h.media.eject("mag1")
+        await h.settle()
+        (report,) = await h.media.reconcile()
+        assert report.reason == f"waits for less (process 4711 of somebody) with {report.holders[0].file} to let go"
+        assert report.document()["holders"] == [vars(report.holders[0])]
+        h.world.held.clear()
+        assert (await h.settle())["mag1"] is State.SAFE
+        assert d.powered_down == 1
+
+    asyncio.run(story())
+
+
+def test_holders_that_are_jobs_of_ours_have_a_name(tmp_path: Path) -> None:
+    lines = (
+        f"{os.getpid()}\troot\tmagbay\t/mnt/v\n0\t\tthe loop device loop0\t/mnt/i\nrubbish\n1\tx\n7\ta\tb\tf\x1b[0m\n"
+    )
+    found = parse(lines)
+    assert [holder.pid for holder in found] == [os.getpid(), 0, 7]
+    assert "\x1b" not in sentence(found)
+    assert with_jobs(found, tmp_path) == found
+    with announced_job(tmp_path, 12, "nightly"):
+        said = sentence(with_jobs(found, tmp_path))
+        child = f"import sys; from pathlib import Path; from {parse.__module__} import *\n"
+        child += f"print(sentence(with_jobs(parse({lines!r}), Path({str(tmp_path)!r}))))"
+        told = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout
+    assert f"job 12 (nightly, process {os.getpid()})" in told and "the loop device loop0 with /mnt/i" in told
+    assert said == told.strip()
+    stale = tmp_path / "jobs" / str(os.getpid())
+    assert not stale.exists()
+    stale.write_text('{"job_id": 12, "name": "nightly"}')
+    assert with_jobs(found, tmp_path) == found, "nobody holds the file: that job has ended"
+
+
+def test_a_pulled_magazine_is_known_from_what_is_published(config: Config, house: Callable[[], House]) -> None:
+    async def story() -> None:
+        h, d = house(), disk(config, 1)
+        agent = MediaAgent(config, h.host)
+        presence = Presence(config, d.filesystem_uuid)
+        assert not presence.gone(), "no agent, no word"
+        h.world.plug(d)
+        for _ in range(6):
+            await agent.look()
+            await asyncio.sleep(0)
+        assert not presence.gone()
+        h.world.pull(d)
+        await agent.look()
+        assert presence.gone()
+        assert not Presence(config, "directory:m1").gone()
+
+    asyncio.run(story())
+
+
+def test_told_once_whatever_happens_to_the_agent(config: Config) -> None:
+    """Journal, console and hooks: a restarted agent tells what it missed, and nothing twice."""
+
+    async def story() -> None:
+        hooks = HooksConfig(arrived=("/bin/in",), safe_to_remove=("/bin/out",), pulled=("/bin/gone",))
+        ours = replace(config, hooks=hooks)
+        h, d = House(ours), disk(config, 1)
+
+        async def new_agent() -> MediaAgent:
+            agent = MediaAgent(ours, h.host)
+            for _ in range(8):
+                h.host.clock.time += 0.6  # type: ignore[attr-defined]
+                await agent.look()
+                await asyncio.sleep(0)
+            return agent
+
+        h.world.plug(d)
+        agent = await new_agent()
+        await new_agent()
+        agent.media.eject("mag1")
+        await new_agent()
+        h.world.pull(d)
+        await new_agent()
+        h.world.plug(d)
+        await new_agent()
+        h.world.pull(d)
+        await new_agent()
+        journal, console, units = h.host.journal, h.host.console, h.world.units
+        states = [r["STATE"] for r in journal.records if "STATE" in r]  # type: ignore[attr-defined]
+        life = ["locked", "checking", "unlocked", "unlocked", "mounted"]
+        assert states == [*life, "ejecting", "safe to remove", "away", *life, "away"], states
+        assert [line.split(" (")[0] for line in console.lines] == [  # type: ignore[attr-defined]
+            "magazine mag1 is mounted",
+            "magazine mag1 is safe to remove",
+            "magazine mag1 is away.",
+            "magazine mag1 is mounted",
+            "magazine mag1 is away.",
+        ]
+        hooked = [unit for unit in units.started if "hook" in unit]
+        assert hooked == [hook_unit(e, "mag1") for e in ("arrived", "safe_to_remove", "arrived", "pulled")]
+
+    asyncio.run(story())
+
+
+def test_the_idle_time_of_the_configuration_is_put_in_force(config: Config) -> None:
+    async def story() -> None:
+        h = House(replace(config, mounts=MountsConfig(idle_timeout=45), eject=EjectConfig(power_down=False)))
+        settings = Settings(h.config, h.host)
+        table = [Mount(str(config.mount_dir), "auto", "0:44", "autofs", False, "rw,fd=6,timeout=300,minproto=5")]
+        h.world.table = lambda: tuple(table)  # type: ignore[method-assign]
+        for _ in range(3):
+            await settings.hand_on()
+        assert h.world.units.started == [idle_unit(45)], "asked once, not at every look"
+        h.host.clock.time += 100  # type: ignore[attr-defined]
+        await settings.hand_on()
+        assert len(h.world.units.started) == 2, "and again when it had no effect"
+        table[0] = replace(table[0], options="rw,timeout=45")
+        h.host.clock.time += 100  # type: ignore[attr-defined]
+        await settings.hand_on()
+        assert len(h.world.units.started) == 2
+        assert (config.run_dir / "settings").read_text() == "power_down=no\n"
+
+    asyncio.run(story())
+
+
+def test_a_hook_becomes_its_command(config: Config, tmp_path: Path) -> None:
+    file = tmp_path / "hooks.yaml"
+    file.write_text("run_dir: run\nhooks: {failed: [/bin/sh, -c, 'echo $MAGBAY_EVENT $MAGBAY_MAGAZINE $0', lamp]}\n")
+    command = [sys.executable, "-m", "appliance", "--config", str(file), "agent", "hook"]
+    done = subprocess.run([*command, "failed/m1"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "failed m1 lamp\n"), done.stderr
+    for what, status in (("arrived/m1", 4), ("dance/m1", 2), ("failed", 2)):
+        assert subprocess.run([*command, what], capture_output=True).returncode == status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,31 @@ def test_unknown_lines_are_answered_and_counted() -> None:
     assert "no simulated disk is called" in done.stdout and "unknown: 'dance" in done.stdout
     assert "magazine m2 is not here" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_interrupt_ends_it_at_once(tmp_path: Path) -> None:
+    """Ctrl-C while it waits for a line that nobody types."""
+    agents = subprocess.Popen(
+        [sys.executable, "-m", "appliance", "--config", str(default_config(tmp_path)), "--simulate"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert agents.stdin is not None and agents.stdout is not None
+    try:
+        agents.stdin.write("plug m1\n")
+        agents.stdin.flush()
+        while "is mounted" not in agents.stdout.readline():
+            pass
+        agents.stdin.write("wait 600\n")
+        agents.stdin.flush()
+        agents.send_signal(signal.SIGINT)
+        assert agents.wait(20) == 0
+    finally:
+        agents.kill()
+        agents.wait()
+        agents.stdin.close()
+        agents.stdout.close()
 
 
 def test_other_commands_see_the_simulated_magazines(tmp_path: Path) -> None:
