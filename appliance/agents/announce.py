@@ -86,8 +86,8 @@ class Announcer:
         if report.magazine:
             values = [report.magazine, report.filesystem_uuid, report.state.value, report.reason]
             self._host.bus.emit(MEDIA_ROOT, MEDIA, "MagazineChanged", "ssss", values)
-        if not before.state and report.state is State.GONE:
-            return  # the machine has just started: a magazine that is away is no news
+        if report.state is State.GONE and before.state in ("", State.GONE.value):
+            return  # the machine has just started, or what was left behind is cleared away: no news
         state = "away" if report.state is State.GONE else report.state.value
         text = _sentence(report, state)
         message = _MESSAGES.get(report.state)
