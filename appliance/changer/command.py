@@ -173,7 +173,10 @@ def _path(request: Request) -> Path:
 
 
 def _transfer(request: Request) -> str:
-    return _changer(request).transfer(request.slot, request.target) + "\n"
+    from appliance.changer.transfer import WAIT_SECONDS
+
+    seconds = float("inf") if "--force" in request.options else WAIT_SECONDS
+    return _changer(request).transfer(request.slot, request.target, seconds) + "\n"
 
 
 def _createvols(request: Request) -> str:
@@ -256,7 +259,9 @@ def _options(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         word = left.pop(0)
         name, equals, value = word.partition("=") if word.startswith("--") else (word[:2], word[2:], word[2:])
         if name == "--force":
-            continue  # a refresh always looks and publishes; telling the Director is not the command's business
+            # For transfer. A refresh always looks and publishes; telling the Director is not the command's business.
+            found[name] = name
+            continue
         if name not in _OPTIONS:
             if word.startswith("-") and not rest:
                 raise UsageError(f"there is no option {word!r}", hint=f"Usage: {_USAGE}")

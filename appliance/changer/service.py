@@ -76,8 +76,9 @@ class Changer:
         with self._locked():
             return self._empty_view().unload(drive)
 
-    def transfer(self, source: int, target: int) -> str:
-        """Move the volume of slot *source* to slot *target*; gives a sentence about it. Raises as `transfer.plan`.
+    def transfer(self, source: int, target: int, seconds: float = moving.WAIT_SECONDS) -> str:
+        """Move the volume of slot *source* to slot *target*; gives a sentence about it. Raises as `transfer.plan`, and
+        `MagbayError` as soon as it shows that a copy takes more than *seconds*.
 
         The lock of the changer is not held while bytes are copied, so that drives can be loaded meanwhile.
         """
@@ -85,7 +86,7 @@ class Changer:
         if not move.copies:
             return self._commit(move, source, None)
         try:
-            with moving.copied(move) as copy:
+            with moving.copied(move, seconds) as copy:
                 return self._commit(move, source, copy)
         except OSError as error:
             raise MagbayError(f"volume {move.volume} stays in slot {source}: {error.strerror}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ from appliance.host.files import sync_directory
 from appliance.magazines.attached import Magazine
 
 _PIECE = 4 * 1024 * 1024  # bytes copied at a time
+# Bytes between two syncs: what the page cache takes says nothing of a disk, and only so is the rate that of the disk.
+_SYNC_BYTES = 128 * 1024 * 1024
+# A daemon waits 300 s for a call unless it is told otherwise (Maximum Changer Wait), and then kills it.
+WAIT_SECONDS = 270.0
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,16 @@ def plan(view: View, slot_map: SlotMap, magazines: tuple[Magazine, ...], source:
 
 
 @contextlib.contextmanager
-def copied(move: Move) -> Iterator[Path]:
+def copied(move: Move, seconds: float) -> Iterator[Path]:
     """Copy the volume beside its new place, durably, and hold it against writers meanwhile; gives the copy.
 
-    A copy that is not renamed is removed. Raises `MagbayError` when the volume is being written, or there is no room.
+    A copy that is not renamed is removed. Raises `MagbayError` when the volume is being written, there is no room, or
+    the disks turn out so slow that it would take more than *seconds*.
     """
     copy = move.place.with_name(f".{move.volume}.transfer")
     with _held(move.file) as source, _held(copy, os.O_RDWR | os.O_CREAT) as target:
         try:
-            _copy(source, target, move)
+            _copy(source, target, move, seconds)
             yield copy
         finally:
             with contextlib.suppress(OSError):
@@ -157,15 +163,22 @@ def _held(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
         os.close(fd)
 
 
-def _copy(source: int, target: int, move: Move) -> None:
+def _copy(source: int, target: int, move: Move, seconds: float) -> None:
+    began = time.monotonic()
     before = os.fstat(source)
     room = os.fstatvfs(target)
     if before.st_size > room.f_bavail * room.f_frsize:
         raise MagbayError(f"no room for volume {move.volume} ({before.st_size} bytes) in {move.place.parent}")
     os.ftruncate(target, 0)
+    done = synced = 0
     while piece := os.read(source, _PIECE):
+        done += len(piece)
         while piece:
             piece = piece[os.write(target, piece) :]
+        if done - synced >= _SYNC_BYTES:
+            os.fdatasync(target)
+            synced = done
+            _check_time(move, before.st_size, done, time.monotonic() - began, seconds)
     with contextlib.suppress(PermissionError):  # a file system without owners, or none of ours to give
         os.fchown(target, before.st_uid, before.st_gid)
     with contextlib.suppress(PermissionError):
@@ -175,6 +188,17 @@ def _copy(source: int, target: int, move: Move) -> None:
     after, made = os.fstat(source), os.fstat(target)
     if made.st_size != after.st_size or after.st_mtime_ns != before.st_mtime_ns:
         raise MagbayError(f"volume {move.volume} changed while it was copied", hint="Try again when nothing writes it.")
+
+
+def _check_time(move: Move, size: int, done: int, took: float, seconds: float) -> None:
+    """Give up at once rather than be killed in the end. *size*, *done* in bytes, *took* so far."""
+    expected = took * size / done
+    if expected > seconds:
+        raise MagbayError(
+            f"copying volume {move.volume} ({size / 1e9:.1f} GB) would take {expected:.0f} s at "
+            f"{done / took / 1e6:.0f} MB/s, longer than a storage daemon waits",
+            hint="Run it by hand, which has no limit: magbay-changer --force CONFIG transfer SLOT TARGET",
+        )
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -204,7 +204,7 @@ class DirectorConfig:
     )
     media_type: str = setting(
         NAME,
-        "Media Type of our volumes; volumes of another one are then never touched, whatever their names.",
+        "Media Type of our volumes; others are never touched. Unset: that of the Director's Storage.",
         default="",
         example="magbay",
     )

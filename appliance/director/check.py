@@ -12,6 +12,7 @@ from appliance.changer.service import Changer
 from appliance.config.schema import Config
 from appliance.director import record
 from appliance.director.console import Console, check_readable, open_console
+from appliance.director.ours import media_type
 from appliance.director.pieces import archive_device
 from appliance.director.plan import Offer, plan, quoted
 from appliance.director.replies import StorageStatus, names, storage_status, volumes
@@ -154,14 +155,14 @@ def _catalog(config: Config, file: Path, console: Console) -> Iterator[Finding]:
     slots = Changer.open(file).look(thorough=False)[0]
     offer = Offer.of(slots)
     catalog = volumes(console.send("list volumes"))
-    wanted = config.director.media_type
-    other = sorted(n for n, v in catalog.items() if n in offer.known and wanted not in ("", v.media_type))
-    found = plan(offer, catalog, record.disabled(config.state_dir), config.director.media_type)
+    wanted = media_type(config.director, console)
+    other = sorted(n for n, v in catalog.items() if n in offer.known and v.media_type != wanted)
+    found = plan(offer, catalog, record.disabled(config.state_dir), wanted)
     if other:
         yield Finding(
             "catalog",
             False,
-            f"volumes with another Media Type than {config.director.media_type}: {', '.join(other[:5])}",
+            f"volumes with another Media Type than {wanted}: {', '.join(other[:5])}",
             "Media Type must be the same in director.media_type, the Device and the Storage resource.",
         )
     elif not found.empty:

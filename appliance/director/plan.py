@@ -49,9 +49,9 @@ class Plan:
 def plan(offer: Offer, catalog: Mapping[str, CatalogVolume], disabled: Collection[str], media_type: str) -> Plan:
     """*disabled*: volumes that we disabled ourselves; what somebody else disabled stays as it is.
 
-    *media_type*: of the volumes that are ours; empty: any, and the names alone decide.
+    *media_type*: of the volumes that are ours; others are never touched, whatever their names.
     """
-    ours = {name: volume for name, volume in catalog.items() if media_type in ("", volume.media_type)}
+    ours = {name: volume for name, volume in catalog.items() if volume.media_type == media_type}
     away = [volume for name, volume in ours.items() if name in offer.known and name not in offer.here]
     here = [volume for name, volume in ours.items() if name in offer.here]
     # What is write-protected can be restored from, disabled or not; only writing asks for the flag.

@@ -15,6 +15,7 @@ from appliance.changer.report import Slot
 from appliance.config.schema import Config
 from appliance.director.console import Console, open_console
 from appliance.director.newcomers import Content, content
+from appliance.director.ours import media_type
 from appliance.director.replies import CatalogVolume, volumes
 from appliance.errors import MagbayError
 from appliance.storage.tail import read_label
@@ -34,9 +35,10 @@ def repair(config: Config, slots: Sequence[Slot], console: Console | None = None
     """Take the mark from the volumes of *slots* whose file is here and whole. Raises `MagbayError`."""
     talker = console or open_console(config.director)
     catalog = volumes(talker.send("list volumes"))
+    ours = media_type(config.director, talker)
     lines, left = [], []
     for slot in slots:
-        if not _is_marked(slot, catalog, config.director.media_type):
+        if not _is_marked(slot, catalog, ours):
             continue
         try:
             lines.append(f"update volume={slot.volume} volstatus={_status(slot)}")
@@ -48,15 +50,15 @@ def repair(config: Config, slots: Sequence[Slot], console: Console | None = None
         left += [
             f"volume {slot.volume} stays in Error: the Director did not take the command"
             for slot in slots
-            if slot.attached and _is_marked(slot, now, config.director.media_type)
+            if slot.attached and _is_marked(slot, now, ours)
             if any(f"volume={slot.volume} " in line for line in lines)
         ]
     return Repair(tuple(lines), tuple(left))
 
 
-def _is_marked(slot: Slot, catalog: Mapping[str, CatalogVolume], media_type: str) -> bool:
+def _is_marked(slot: Slot, catalog: Mapping[str, CatalogVolume], ours: str) -> bool:
     volume = catalog.get(slot.volume)
-    return volume is not None and volume.status == _ERROR and media_type in ("", volume.media_type)
+    return volume is not None and volume.status == _ERROR and volume.media_type == ours
 
 
 def _status(slot: Slot) -> str:

@@ -15,6 +15,7 @@ from appliance.config.schema import Config
 from appliance.director import newcomers, record
 from appliance.director.console import Console, open_console
 from appliance.director.newcomers import Content, Newcomer
+from appliance.director.ours import media_type
 from appliance.director.pieces import archive_device
 from appliance.director.plan import Offer, commands, mount_slot, plan, quoted
 from appliance.director.replies import Blocked, CatalogVolume, StorageStatus, names, storage_status, volumes
@@ -49,6 +50,7 @@ class Director:
         self._asked: dict[str, tuple[Blocked, int, float, float]] = {}
         # Newcomers that cannot be helped, and why: they are not looked at again while they stay, as looking mounts.
         self._helpless: dict[str, str] = {}
+        self._media_type = ""
 
     def sync(self, slots: Sequence[Slot]) -> Outcome:
         """Bring the catalog to what *slots* (all that were ever given) say. Raises `MagbayError`, `OSError`."""
@@ -58,6 +60,7 @@ class Director:
     def _sync(self, slots: Sequence[Slot]) -> Outcome:
         offer = Offer.of(slots)
         catalog, status = self._ask()
+        self._media_type = self._media_type or media_type(self._settings, self._console)
         sent: list[str] = []
         problems: list[str] = []
         self._correct(offer, catalog, sent)
@@ -90,7 +93,7 @@ class Director:
     def _correct(self, offer: Offer, catalog: Mapping[str, CatalogVolume], sent: list[str]) -> None:
         """Slots and flags of the volumes that the catalog knows."""
         disabled = record.disabled(self._config.state_dir)
-        found = plan(offer, catalog, disabled, self._settings.media_type)
+        found = plan(offer, catalog, disabled, self._media_type)
         if found.disable:
             # First the record: a crash in between must not leave volumes disabled of which nobody knows why.
             record.keep_disabled(self._config.state_dir, disabled | set(found.disable))
@@ -165,7 +168,7 @@ class Director:
     def _left_over(self, offer: Offer, catalog: Mapping[str, CatalogVolume]) -> Iterable[str]:
         """What the Director did not take, as sentences."""
         disabled = record.disabled(self._config.state_dir)
-        left = plan(offer, catalog, disabled, self._settings.media_type)
+        left = plan(offer, catalog, disabled, self._media_type)
         if not left.empty:
             names = sorted({*left.leave, *left.disable, *left.enable})
             yield f"the Director's catalog still differs for {', '.join(names) or 'some slots'}"

@@ -126,7 +126,9 @@ class Rig:
         folders = {name: f"magazine {name}" if blank else name for name in names}
         lines = "\n".join(f"  - {{name: {name}, directory: {folder}}}" for name, folder in folders.items())
         run = "my run" if blank else "run"
-        self.file.write_text(_MAGBAY.format(magazines=lines, run=run, storage=storage, pool=pool))
+        text = _MAGBAY.format(magazines=lines, run=run, storage=storage, pool=pool)
+        # Then the Media Type is the storage's name, and the Director is asked for it.
+        self.file.write_text(text.replace("  media_type: magbay\n", "") if blank else text)
         for name, folder in folders.items():
             (root / folder).mkdir()
             for number in range(1, volumes + 1):

@@ -173,7 +173,7 @@ def test_newcomers(rig: Rig) -> None:
 def test_wrong_pool_and_wrong_storage_are_refused_not_replaced(rig: Rig) -> None:
     """A Director takes its only pool or storage for one that it does not know, without a word of failure."""
     text = (rig.root / "magbay.yaml").read_text()
-    (rig.root / "magbay.yaml").write_text(text + "  pool: Nope\n")
+    (rig.root / "magbay.yaml").write_text(text.replace("pool: Default", "pool: Nope"))
     told = sync(rig, status=3)
     assert media(rig) == {}
     assert "no pool Nope" in told["problems"][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,21 @@ def test_copies_that_differ_are_never_removed(box: Box) -> None:
     path = box.root / "state" / "slots.json"
     slotmap.write(path, slotmap.read(path).give(("directory:m2", "v1"), 3, "m2"))
     assert "differ" in box.refusal("1", "3")
+
+
+def test_a_copy_that_takes_longer_than_a_daemon_waits_is_given_up_at_once(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon would kill it in the end; a person may let it take its time."""
+    monkeypatch.setattr(transfer, "_SYNC_BYTES", 1_000_000)
+    monkeypatch.setattr(transfer, "WAIT_SECONDS", 1e-9)
+    with (box.root / "m1" / "v1").open("ab") as file:
+        file.write(bytes(9_000_000))
+    (box.root / "m2" / "w1").unlink()
+    err = box.refusal("1", "3")
+    assert re.search(
+        r"copying volume v1 \(0.0 GB\) would take \d+ s at \d+ MB/s, longer than a storage daemon waits", err
+    )
+    assert "--force" in err and not list(box.root.glob("m[12]/.*"))
+    assert box.run("transfer", "1", "3", "--force")[0] == 0
+    assert (box.root / "m2" / "v1").stat().st_size > 9_000_000

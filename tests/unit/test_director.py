@@ -19,6 +19,7 @@ from appliance.config.schema import Config, DirectorConfig, DirectorKind
 from appliance.director import newcomers, record
 from appliance.director.console import BaculaConsole, open_console, read_console_config
 from appliance.director.newcomers import Content, Newcomer, content
+from appliance.director.ours import media_type
 from appliance.director.pieces import OtherSide, pieces
 from appliance.director.plan import Offer, commands, mount_slot, plan
 from appliance.director.record import Sighting
@@ -177,7 +178,30 @@ def test_nothing_to_do_is_no_command() -> None:
 def test_a_name_of_another_media_type_is_not_ours() -> None:
     catalog = {"a": volume("a", media_type="File")}
     assert plan(Offer({}, {"a"}), catalog, (), "magbay").empty
-    assert plan(Offer({}, {"a"}), catalog, (), "").disable == ("a",)
+    assert plan(Offer({}, {"a"}), catalog, (), "File").disable == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("reply", "wanted"),
+    [
+        (
+            "Storage: name=chg address=x SDport=1 MaxJobs=2\n DeviceName=chg MediaType=our type StorageId=1 X=1\n",
+            "our type",
+        ),
+        ("      DeviceName=chg MediaType=File1\n", "File1"),
+        ('Storage {\n  Name = "chg"\n  Media Type = "File 2"\n}\n', "File 2"),
+        ("Storage {\n  MediaType = File3\n}\n", "File3"),
+        ("", "chg"),
+    ],
+)
+def test_nobody_elses_volumes_are_touched_when_no_media_type_is_set(reply: str, wanted: str) -> None:
+    class Replies:
+        def send(self, *lines: str, extra: int = 0) -> str:
+            assert lines == ("show storage=chg",)
+            return reply
+
+    assert media_type(DirectorConfig(storage="chg"), Replies()) == wanted
+    assert media_type(DirectorConfig(storage="chg", media_type="set"), Replies()) == "set"
 
 
 def test_what_a_blocked_drive_can_go_on_with() -> None:
@@ -370,7 +394,7 @@ def test_mount_is_repeated_with_longer_pauses(config: Config, tmp_path: Path) ->
 def test_the_record_is_written_before_the_command(config: Config, tmp_path: Path) -> None:
     """Whatever happens while we disable a volume, it is enabled again when its magazine is back."""
     file = tmp_path / "magbay.yaml"
-    file.write_text(file.read_text() + "director: {kind: bacula, storage: chg, label: no}\n")
+    file.write_text(file.read_text() + "director: {kind: bacula, storage: chg, media_type: magbay, label: no}\n")
 
     class Broken(Recorded):
         def send(self, *lines: str, extra: int = 0) -> str:
