@@ -16,7 +16,7 @@ from appliance.config.names import Names
 from appliance.config.schema import Config
 from appliance.config.vchanger import VchangerFile
 from appliance.errors import AwayError, MagbayError, NotFoundError, UsageError
-from appliance.host.files import adopt, sync_directory
+from appliance.host.files import adopt, mode_in, sync_directory
 from appliance.magazines.attached import Magazine, create_directories, known
 
 _MOST = 9999  # volumes made at once; the number in a name has four digits
@@ -183,6 +183,7 @@ def _free(names: Names, count: int, start: int | None, least: int, taken: set[st
 def _create(directory: Path, name: str) -> None:
     fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
+        os.fchmod(fd, mode_in(directory))
         adopt(fd, directory)
         os.fsync(fd)
     finally:

@@ -40,6 +40,11 @@ def adopt(file: int | Path, directory: Path) -> None:
         os.chown(file, owner.st_uid, owner.st_gid)
 
 
+def mode_in(directory: Path) -> int:
+    """The mode of a new file for the owner and group of *directory*: whom it lets write in it may write to the file."""
+    return 0o640 | (directory.stat().st_mode & 0o020)
+
+
 def link_atomic(path: Path, target: Path) -> None:
     """Make *path* a symbolic link to *target* in one step, replacing an older link. Raises `OSError`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -70,7 +70,7 @@ class FileVolume:
         volume = cls(descriptor, path, magazine, 0)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.fchmod(descriptor, 0o640)
+            os.fchmod(descriptor, files.mode_in(path.parent))
             files.adopt(descriptor, path.parent)
             volume.append(memoryview(label))
             volume.sync()
