@@ -21,6 +21,7 @@ class ExitStatus(IntEnum):
     AWAY = 75  # EX_TEMPFAIL: the magazine is not here, try again when it is
     NOT_PERMITTED = 77  # EX_NOPERM
     CONFIG = 78  # EX_CONFIG
+    INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class MagbayError(Exception):

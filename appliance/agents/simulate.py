@@ -27,7 +27,7 @@ from appliance.errors import MagbayError, UsageError
 from appliance.host.real.services import WallClock
 from appliance.host.simulated import MemoryJournal, SimulatedDisk, World, simulated_host
 from appliance.magazines.attached import MEDIA_ANSWER
-from appliance.magazines.prepare import enrol
+from appliance.magazines.enrolment import enrol
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import VolumeLabel
 from appliance.volumes.writer import label_block

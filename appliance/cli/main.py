@@ -16,8 +16,6 @@ from appliance.cli.output import Output, silence
 from appliance.config.loader import DEFAULT_PATH
 from appliance.errors import ExitStatus, MagbayError, PermissionDeniedError, UsageError
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
 # Command to the module that has it; each module has `register(subparsers)`.
 COMMANDS = {
     "status": "status",
@@ -107,7 +105,7 @@ def _answer(words: Sequence[str]) -> int:
     except MagbayError as error:
         return _report(error, as_json)
     except KeyboardInterrupt:
-        return _report(MagbayError("interrupted"), as_json, _INTERRUPTED)
+        return _report(MagbayError("interrupted"), as_json, ExitStatus.INTERRUPTED)
     except BrokenPipeError:
         raise
     except PermissionError as error:

@@ -55,8 +55,13 @@ class Progress:
 
     def __init__(self, label: str, total: int | None, style: str) -> None:
         self.label, self.total, self.style = label, total, style
-        self.done = 0
+        self.done = self._before = 0
         self._began = self._drawn = time.monotonic()
+
+    def resume(self, count: int) -> None:
+        """Begin at *count* bytes that were done before: they are no part of the rate."""
+        self.done = self._before = count
+        self._began = time.monotonic()
 
     def advance(self, count: int) -> None:
         """Add *count* bytes."""
@@ -67,7 +72,7 @@ class Progress:
             self._draw(now)
 
     def _draw(self, now: float) -> None:
-        rate = self.done / max(now - self._began, 1e-6)
+        rate = (self.done - self._before) / max(now - self._began, 1e-6)
         eta = (self.total - self.done) / rate if self.total and rate else None
         if self.style == "json":
             record = {"progress": self.label, "bytes": self.done, "total": self.total, "rate": round(rate)}

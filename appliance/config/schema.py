@@ -32,6 +32,8 @@ from appliance.config.names import TEMPLATE
 MOST_SLOTS = 32767
 # FIRST-LAST, both included.
 _RANGE = re.compile(r"\d{1,5}-\d{1,5}")
+# Permissions as chmod(1) takes them.
+_MODE = re.compile(r"[0-7]{3,4}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,16 @@ class PrepareConfig:
     group: str = setting(
         Text("a group name"), "Group that may read and write the volumes.", default="tape", example="tape"
     )
+    mode: str = setting(
+        Text("three or four octal digits such as 2770", _MODE),
+        "Mode of the magazine's directory; with 2770 owner and group write volumes, which get the group.",
+        default="2770",
+        example="2770",
+    )
     volumes: int = setting(Integer(0, 9999), "Volumes that are created on a new magazine.", default=4, example="4")
+    pool: str = setting(
+        NAME, "Pool of these volumes; Default or the first of all if not set.", default="", example="Default"
+    )
 
 
 @dataclass(frozen=True)
@@ -228,6 +239,17 @@ class Enrolment:
     model: str = setting(Text(), "Model of the disk, for people.", default="", example="WDC WD40")
     size: int = setting(Size(), "Size of the disk in bytes.", default=0, example="4TB")
     prepared: str = setting(Text(), "When it was prepared (ISO 8601, UTC).", default="", example="2026-11-24T12:00:00Z")
+
+
+@dataclass(frozen=True)
+class EnrolmentList:
+    """What `magbay magazine export` writes."""
+
+    enrolments: tuple[Enrolment, ...] = setting(ListOf(Record(Enrolment)), "Enrolled magazines.")
+
+    def __post_init__(self) -> None:
+        _unique("enrolments", [item.name for item in self.enrolments])
+        _unique("file systems", [item.filesystem_uuid for item in self.enrolments])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,159 @@
+"""Lists and checksums on a magazine, and enrolments that end or travel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from appliance.cli.main import main
+from appliance.config.schema import Config, Enrolment
+from appliance.errors import ConfigError, MagbayError, NotFoundError
+from appliance.magazines import enrolment, leaflet
+from appliance.magazines.attached import enrolments
+from appliance.magazines.enrolment import enrol, export, forget, take_over
+from appliance.storage.labelling import create
+
+UUIDS = ("0b9a0000-1111-2222-3333-444455556666", "77ac0000-1111-2222-3333-444455556666")
+
+
+def run(config: Config, *words: str) -> tuple[int, str]:
+    """A command in this process; gives status and what it printed."""
+    file = str(config.state_dir.parent / "magbay.yaml")
+    done = subprocess.run([sys.executable, "-m", "appliance", "--config", file, *words], capture_output=True, text=True)
+    return done.returncode, done.stdout if words[0] == "--json" else done.stdout + done.stderr
+
+
+def sums(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sha256sum", "-c", leaflet.SUMS], cwd=directory, capture_output=True, text=True)
+
+
+def test_stock_sha256sum_takes_our_list(config: Config) -> None:
+    create(config, magazine="m1", pool="Default", count=3)
+    directory = config.magazines[0].directory
+    (directory / "README.txt").write_text("no volume")
+    (directory / "odd").write_bytes(b"no volume either")
+    read: list[int] = []
+    found = leaflet.checksums(directory, "m1", everything=False, advance=read.append)
+    names = ["m1-0001", "m1-0002", "m1-0003"]
+    assert list(found.sums) == list(found.read) == leaflet.volumes(directory) == names and sum(read) > 0
+    assert sums(directory).stdout == "".join(f"{name}: OK\n" for name in names)
+    listed = (directory / leaflet.LIST).read_text()
+    assert all(f"\t{name}\n" in listed for name in names) and str((directory / names[0]).stat().st_size) in listed
+    again = leaflet.checksums(directory, "m1", everything=False, advance=read.append)
+    assert again.read == () and again.sums == found.sums, "what has not changed is not read again"
+    with (directory / names[1]).open("ab") as volume:
+        volume.write(b"more")
+    assert sums(directory).returncode == 1
+    assert leaflet.checksums(directory, "m1", everything=False, advance=read.append).read == (names[1],)
+    assert sums(directory).returncode == 0
+
+
+def test_bytes_that_changed_by_themselves_are_damage_until_somebody_acts(config: Config) -> None:
+    create(config, magazine="m1", pool="Default", count=2)
+    directory = config.magazines[0].directory
+    assert run(config, "magazine", "checksums", "m1")[0] == 0
+    victim = directory / "m1-0002"
+    before = victim.stat()
+    with victim.open("r+b") as volume:
+        volume.seek(100)
+        volume.write(b"\xff")
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run(config, "magazine", "checksums", "m1")[0] == 0, "a quick look does not read it"
+    for _ in range(2):
+        status, words = run(config, "magazine", "checksums", "m1", "--all")
+        assert status == 1 and "m1-0002 is damaged" in words and "m1-0001" not in words
+        assert "m1-0002: FAILED" in sums(directory).stdout
+
+
+def test_a_volume_that_is_written_meanwhile_is_left_out(config: Config) -> None:
+    create(config, magazine="m1", pool="Default", count=2)
+    directory = config.magazines[0].directory
+
+    def write(_count: int) -> None:
+        with (directory / "m1-0002").open("ab") as volume:
+            volume.write(b"x")
+
+    found = leaflet.checksums(directory, "m1", everything=False, advance=write)
+    assert found.busy == ("m1-0002",) and list(found.sums) == ["m1-0001"]
+
+
+def test_readme_tells_the_commands() -> None:
+    text = leaflet.readme("m1", *UUIDS, "2026-11-24").decode()
+    for part in ("m1", *UUIDS, "cryptsetup open --readonly", "bextract -V", "sha256sum -c volumes.sha256"):
+        assert part in text
+
+
+def test_enrolments_travel(config: Config, tmp_path: Path) -> None:
+    enrol(config, Enrolment("NO", UUIDS[0], UUIDS[1], serial="12:34", model="0x10", size=5, prepared="2026-11-24"))
+    enrol(config, Enrolment("second", "0f0f", "abcd"))
+    text, documents = export(config, [])
+    assert [item["name"] for item in documents] == ["NO", "second"]
+    before = enrolments(config)
+    file = tmp_path / "list.yaml"
+    file.write_text(text)
+    assert take_over(config, file) == ([], ["NO", "second"])
+    forget(config, "NO")
+    assert [item.name for item in enrolments(config)] == ["second"]
+    assert take_over(config, file) == (["NO"], ["second"]) and enrolments(config) == before
+    with pytest.raises(NotFoundError):
+        export(config, ["third"])
+    with pytest.raises(NotFoundError):
+        forget(config, "third")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("name: second", "name: m1"), "called m1 already"),
+        (("name: second", "name: first"), "called first"),
+        (("luks_uuid: abcd", "luks_uuid: ../x"), "wants a UUID"),
+        (("luks_uuid: abcd", "key: abcd"), "unknown key"),
+        (("enrolments:", "something:"), "unknown key"),
+    ],
+)
+def test_a_list_that_contradicts_us_changes_nothing(
+    config: Config, tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    enrol(config, Enrolment("first", "0e0e", "dcba"))
+    enrol(config, Enrolment("second", "0f0f", "abcd"))
+    text, _ = export(config, [])
+    forget(config, "second")
+    file = tmp_path / "list.yaml"
+    file.write_text(text.replace(*change))
+    with pytest.raises((ConfigError, MagbayError), match=words):
+        take_over(config, file)
+    assert [item.name for item in enrolments(config)] == ["first"]
+
+
+def test_commands(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enrol(config, Enrolment("first", "0e0e", "dcba"))
+    status, text = run(config, "magazine", "export", "first")
+    assert status == 0
+    file = tmp_path / "list.yaml"
+    file.write_text(text)
+    monkeypatch.setattr(enrolment, "_MAPPINGS", tmp_path)
+    (tmp_path / "magbay-dcba").touch()
+    with pytest.raises(MagbayError, match="in use"):
+        forget(config, "first")
+    (tmp_path / "magbay-dcba").unlink()
+    status, text = run(config, "--json", "magazine", "forget", "first")
+    assert status == 0 and json.loads(text) == {"forgotten": "first"} and not enrolments(config)
+    status, text = run(config, "--json", "magazine", "import", "--from", str(file))
+    assert status == 0 and json.loads(text) == {"enrolled": ["first"], "known": []}
+    assert run(config, "magazine", "import")[0] == 2
+    assert run(config, "magazine", "import", "/dev/null", "--from", str(file))[0] == 2
+    assert main(["--config", str(config.state_dir.parent / "magbay.yaml"), "magazine", "forget", "m1"]) == 4
+
+
+def test_a_new_volume_may_be_written_by_whom_the_directory_lets_write(config: Config) -> None:
+    directory = config.magazines[0].directory
+    for mode, wanted in ((0o2770, 0o660), (0o750, 0o640)):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(mode)
+        (media,) = create(config, magazine="m1", pool="Default", count=1)
+        assert (directory / media.name).stat().st_mode & 0o777 == wanted
