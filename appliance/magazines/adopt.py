@@ -20,7 +20,7 @@ from appliance.errors import MagbayError, PermissionDeniedError
 from appliance.host.api import BlockDevice, Devices, Mounts
 from appliance.host.commands import attempt
 from appliance.host.files import write_atomic
-from appliance.keys import headers
+from appliance.keys import headers, keyfile
 from appliance.magazines import candidate, containers, leaflet, preparations
 from appliance.magazines.enrolment import check_name, enrol, printable
 
@@ -110,10 +110,14 @@ def _container(around: candidate.Surroundings) -> BlockDevice:
 
 
 def _key(config: Config, device: BlockDevice, other: Path | None) -> tuple[bool, Path]:
-    """Whether the appliance's key file opens *device*, and the key file that does. Any key slot will do."""
-    fits = config.key_file.exists() and _fits(config.key_file, device)
-    if fits:
-        return True, config.key_file
+    """Whether the appliance's key file opens *device*, and the key file that does. Any key slot will do.
+
+    Raises `MagbayError` when none does.
+    """
+    # While a rotation is unfinished the previous key will do, too: the disk is re-keyed as any other.
+    for mine in (config.key_file, keyfile.previous(config.key_file)):
+        if keyfile.form(mine) is not None and _fits(mine, device):
+            return True, mine
     if other is None:
         raise MagbayError(
             f"the key file {config.key_file} does not open {device.node}",
@@ -125,8 +129,10 @@ def _key(config: Config, device: BlockDevice, other: Path | None) -> tuple[bool,
 
 
 def _fits(key_file: Path, device: BlockDevice) -> bool:
-    words = ["cryptsetup", "open", "--type", "luks", "--readonly", "--test-passphrase", "--key-file", str(key_file)]
-    status, _, complaint = attempt([*words, device.node], f"trying the key on {device.node}")
+    words = ["cryptsetup", "open", "--type", "luks", "--readonly", "--test-passphrase", "--key-file"]
+    with keyfile.passed(key_file) as (key, inherited):
+        what = f"trying the key on {device.node}"
+        status, _, complaint = attempt([*words, key, device.node], what, descriptors=inherited)
     if status not in (0, 2):  # 2: no key slot takes it (cryptsetup(8))
         raise MagbayError(f"{device.node} cannot be opened: {complaint.strip()}", hint="Is the disk damaged?")
     return status == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from appliance.errors import MagbayError
 from appliance.host.commands import attempt, run
 from appliance.host.real.mounts import parse
+from appliance.keys import keyfile
 
 _MAPPINGS = Path("/dev/mapper")
 _TABLE = Path("/proc/self/mountinfo")
@@ -30,11 +31,12 @@ def format_disk(
     """Make a LUKS2 container on *node* (*size* bytes). Raises `MagbayError`."""
     sector = ("--sector-size", str(_SECTOR)) if size % _SECTOR == 0 else ()
     names = ("--type", "luks2", "--uuid", luks_uuid, "--label", label[:47])  # a LUKS2 label has 48 bytes with its end
-    run(
-        ["cryptsetup", "luksFormat", "--batch-mode", *names, *sector, *_PBKDF, "--key-file", str(key_file), str(node)],
-        f"making the LUKS container on {node}",
-        descriptors=descriptors,
-    )
+    with keyfile.passed(key_file) as (key, inherited):
+        run(
+            ["cryptsetup", "luksFormat", "--batch-mode", *names, *sector, *_PBKDF, "--key-file", key, str(node)],
+            f"making the LUKS container on {node}",
+            descriptors=[*descriptors, *inherited],
+        )
 
 
 @contextlib.contextmanager
@@ -43,8 +45,9 @@ def opened(
 ) -> Iterator[Path]:
     """The container of *node*, open as /dev/mapper/*mapping* within. Raises `MagbayError`."""
     mode = ("--readonly",) if read_only else ()
-    words = ["cryptsetup", "open", "--type", "luks", *mode, "--key-file", str(key_file), str(node), mapping]
-    run(words, f"opening {node}", descriptors=descriptors)
+    with keyfile.passed(key_file) as (key, inherited):
+        words = ["cryptsetup", "open", "--type", "luks", *mode, "--key-file", key, str(node), mapping]
+        run(words, f"opening {node}", descriptors=[*descriptors, *inherited])
     try:
         yield _MAPPINGS / mapping
     except BaseException:

@@ -23,7 +23,7 @@ from appliance.errors import MagbayError, PermissionDeniedError
 from appliance.host.api import BlockDevice, Devices, Mounts
 from appliance.host.commands import run
 from appliance.host.files import locked
-from appliance.keys import headers, keyfile
+from appliance.keys import keyfile, rotation
 from appliance.magazines import candidate, containers, filesystems, preparations, trial
 from appliance.magazines.enrolment import check_name, enrol, printable
 from appliance.magazines.exclusive import only_one, whole_disk
@@ -32,6 +32,7 @@ from appliance.magazines.health import Condition, Health
 from appliance.magazines.preparations import Phase, Preparation
 from appliance.magazines.wipe import Wipe, Wiped, WipeStopped, discard, overwrite
 
+_KEY_SLOT = 0  # of the key file in a container that was only just made
 _AGAIN = "Put that right and run the same command again: it goes on from there."
 
 
@@ -326,7 +327,8 @@ class _Work:
         with self.step("reading it back"), containers.opened(self.node, state.mapping, config.key_file, locks) as inner:
             trial.compare(inner, place, written, self.node)
         with self.step("saving its LUKS header"):
-            headers.backup(self.node, state.luks_uuid, config.state_dir)
+            key = keyfile.read(config.key_file)
+            rotation.settle_disk(self.node, state.luks_uuid, key, _KEY_SLOT, config.state_dir)
 
     def enrol(self) -> Enrolment:
         """The enrolment, last: from here on the disk is ours."""
