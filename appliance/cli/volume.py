@@ -13,7 +13,8 @@ from appliance.cli.output import Output, human_bytes, one_line
 from appliance.cli.volume_report import Report, iso_time
 from appliance.config.kinds import size_of
 from appliance.errors import ExitStatus, NotFoundError
-from appliance.storage.extract import Extractor, Replace
+from appliance.storage.extract import Extractor
+from appliance.storage.outcome import Replace
 from appliance.storage.selection import link_aliases, path_filter
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.bsr import Bootstrap, parse_bsr

@@ -7,15 +7,16 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
-from appliance.errors import ExitStatus, MagbayError
+from appliance.errors import MagbayError
+from appliance.storage.outcome import FileResult, Outcome, Replace, Summary
 from appliance.storage.selection import Key
 from appliance.storage.targets import LimitError, Parts, Target, parts_of
 from appliance.volumes.attributes import FileType
+from appliance.volumes.backupread import BackupStream
 from appliance.volumes.blocks import SessionIds
-from appliance.volumes.compression import decode
+from appliance.volumes.compression import Chunk, decode
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import (
     Acl,
@@ -26,11 +27,13 @@ from appliance.volumes.events import (
     FileEntry,
     FileStart,
     FileState,
+    Other,
     Partial,
     SessionEnd,
     Xattr,
 )
 from appliance.volumes.reader import Damage
+from appliance.volumes.streams import TYPE_MASK, WINDOWS_DATA, Stream, stream_name
 from appliance.volumes.verify import DigestPlan, FileDigest
 
 _TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -43,69 +46,12 @@ _NO_FILE = {
     FileType.PLUGIN_OBJECT,
     FileType.SECURITY_OBJECT,
 }
-_MAX_MESSAGES = 10_000  # kept of each kind; the counts go on
+# Records beside a file's content that say nothing about the file itself.
+_NOT_MISSED = {Stream.PROGRAM_NAMES, Stream.PROGRAM_DATA, Stream.SIGNED_DIGEST, Stream.ENCRYPTED_SESSION_DATA}
+_NOT_MISSED |= {Stream.PLUGIN_NAME, Stream.RESTORE_OBJECT, Stream.FILEEVENT, Stream.NDMP_SEPARATOR}
 _MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
 _RECORD_COST = 256
 _SHOWN_NAME = 200  # characters of a name that no file can have
-
-
-class Replace(Enum):
-    """What happens to a file that is there already."""
-
-    ALWAYS = "always"
-    NEVER = "never"
-    IF_NEWER = "if-newer"
-
-
-class Outcome(Enum):
-    """What became of one file."""
-
-    RESTORED = "restored"
-    SKIPPED = "skipped"
-    WARNED = "restored, with a warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class FileResult:
-    """*path* as on the volume; *message* empty when all is well."""
-
-    path: str
-    outcome: Outcome
-    message: str = ""
-
-
-@dataclass
-class Summary:
-    """Counts of an extraction; *bytes* written as data. *warnings* and *errors* name the file first."""
-
-    files: int = 0
-    bytes: int = 0
-    skipped: int = 0
-    unverified: int = 0  # files with a digest of a kind that is not computed
-    failed: int = 0
-    warned: int = 0
-    warnings: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def warn(self, text: str) -> None:
-        """Count a warning."""
-        self.warned += 1
-        if self.warned <= _MAX_MESSAGES:
-            self.warnings.append(text)
-
-    def fail(self, text: str) -> None:
-        """Count an error."""
-        self.failed += 1
-        if self.failed <= _MAX_MESSAGES:
-            self.errors.append(text)
-
-    @property
-    def status(self) -> ExitStatus:
-        """1 with errors, 3 with warnings, else 0."""
-        if self.failed:
-            return ExitStatus.FAILED
-        return ExitStatus.WARNINGS if self.warned else ExitStatus.DONE
 
 
 @dataclass
@@ -126,6 +72,8 @@ class _Open:
     acls: list[tuple[int, bytes]] = field(default_factory=list)
     xattrs: list[bytes] = field(default_factory=list)
     extras: int = 0  # bytes that both take
+    windows: BackupStream | None = None
+    left_out: set[str] = field(default_factory=set)  # kinds of records that are not restored
 
 
 class Extractor:
@@ -179,7 +127,7 @@ class Extractor:
         return self.summary
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, Data | Digest | Acl | Xattr | FileEnd):
+        if isinstance(event, Data | Digest | Acl | Xattr | Other | FileEnd):
             one = self._open.get(event.entry.ids)
             if one is not None:
                 self._more(one, event)
@@ -194,15 +142,17 @@ class Extractor:
 
     # One file
 
-    def _more(self, one: _Open, event: Data | Digest | Acl | Xattr | FileEnd) -> None:
+    def _more(self, one: _Open, event: Data | Digest | Acl | Xattr | Other | FileEnd) -> None:
         if isinstance(event, Data):
             if not one.failed:
                 self._write(one, event)
         elif isinstance(event, FileEnd):
             del self._open[event.entry.ids]
             self._end(one, event)
-        else:
+        elif not isinstance(event, Other):
             self._keep(one, event)
+        elif event.stream & TYPE_MASK not in _NOT_MISSED:
+            one.left_out.add(stream_name(event.stream))
 
     def _start(self, entry: FileEntry) -> None:
         name = entry.attributes.name
@@ -236,6 +186,10 @@ class Extractor:
                 raise VolumeError("its name has no component below the target")
             return False
         found = self._target.existing(one.parts)
+        if one.entry.is_update:
+            if found is None:
+                raise VolumeError("only its attributes are saved here, and it is not in the target")
+            return self._replace is Replace.NEVER
         if found is None or (kind == "directory" and self._replace is not Replace.NEVER):
             return False
         if self._replace is Replace.NEVER:
@@ -247,6 +201,8 @@ class Extractor:
 
     def _create(self, one: _Open, kind: str) -> None:
         attributes = one.entry.attributes
+        if one.entry.is_update:
+            return
         if attributes.ftype in _AS_FILE:
             one.fd = self._target.create_file(one.parts)
             one.digest = self._plan.start(one.entry.ids)
@@ -282,22 +238,33 @@ class Extractor:
             chunk = decode(event.stream, event.data)
             if one.fd is None:
                 raise VolumeError(f"it is a {one.entry.attributes.kind} but has data")
-            if chunk.offset is not None:
-                one.position, one.has_holes = chunk.offset, True
             if one.digest is not None:
                 one.digest.update(chunk.data)
-            data = chunk.data
-            if self._limit is not None and self.summary.bytes + len(data) > self._limit:
-                hint = "Raise --limit if you trust the volumes; what was restored before is kept."
-                raise LimitError(f"{one.path} goes over the limit of {self._limit} bytes", hint=hint)
-            while data:
-                written = os.pwrite(one.fd, data, one.position)
-                one.position += written
-                data = data[written:]
-            self.summary.bytes += len(chunk.data)
-            one.length = max(one.length, one.position)
+            for piece in self._pieces(one, event.stream, chunk):
+                self._write_piece(one, one.fd, piece)
         except (OSError, OverflowError, VolumeError) as error:
             self._fail(one, error)
+
+    def _pieces(self, one: _Open, stream: int, chunk: Chunk) -> Iterable[Chunk]:
+        """The bytes of the file in a decoded record: itself, but for Windows what is the file's among other things."""
+        if stream & TYPE_MASK not in WINDOWS_DATA:
+            return [chunk]
+        one.windows = one.windows or BackupStream()
+        return one.windows.feed(chunk.data)
+
+    def _write_piece(self, one: _Open, fd: int, chunk: Chunk) -> None:
+        data = chunk.data
+        if chunk.offset is not None:
+            one.position, one.has_holes = chunk.offset, True
+        if self._limit is not None and self.summary.bytes + len(data) > self._limit:
+            hint = "Raise --limit if you trust the volumes; what was restored before is kept."
+            raise LimitError(f"{one.path} goes over the limit of {self._limit} bytes", hint=hint)
+        while data:
+            written = os.pwrite(fd, data, one.position)
+            one.position += written
+            data = data[written:]
+        self.summary.bytes += len(chunk.data)
+        one.length = max(one.length, one.position)
 
     def _keep(self, one: _Open, event: Digest | Acl | Xattr) -> None:
         if isinstance(event, Acl | Xattr):
@@ -305,9 +272,11 @@ class Extractor:
             if one.extras > _MAX_EXTRAS:
                 return
         if isinstance(event, Acl):
-            one.acls.append((event.stream, event.data))
-        elif isinstance(event, Xattr):
+            one.acls.append((event.stream & TYPE_MASK, event.data))
+        elif isinstance(event, Xattr) and event.stream & TYPE_MASK == Stream.LINUX_XATTR:
             one.xattrs.append(event.data)
+        elif isinstance(event, Xattr):
+            one.left_out.add(f"extended attributes of another system ({stream_name(event.stream)})")
         else:
             one.has_digest = True
             self._plan.learn(event)
@@ -350,6 +319,11 @@ class Extractor:
         missed = []
         if one.extras > _MAX_EXTRAS:
             missed.append("has more ACLs and extended attributes than a file can have")
+        missed += [f"{what} not restored" for what in sorted(one.left_out)]
+        if one.windows:
+            missed += [f"Windows' {part.name} not restored" for part in sorted(one.windows.left_out)]
+            if not one.windows.is_whole:
+                missed.append("Windows' data end inside a part")
         if one.fd is not None:
             if one.has_holes and saved.size > one.length:
                 os.ftruncate(one.fd, saved.size)

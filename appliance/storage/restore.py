@@ -11,9 +11,10 @@ from appliance.errors import ExitStatus
 from appliance.magazines.holders import announced_job
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
-from appliance.storage.extract import Extractor, Summary
+from appliance.storage.extract import Extractor
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Job
+from appliance.storage.outcome import Summary
 from appliance.storage.plan import JobReader, Part, Wanted, chain_of, chosen_job, parts_for, wanted_files
 from appliance.storage.saved_files import text
 from appliance.storage.saver import Cancelled

@@ -25,9 +25,9 @@ _HEADER = struct.Struct(">4sIHH")  # algorithm, compressed bytes, level, version
 _VERSION = 1
 _MAX_PLAIN = 32 << 20  # bytes from one record; clients send chunks of at most a few MiB
 _MAX_WINDOW = 32 << 20
-_ZLIB = frozenset({Stream.GZIP_DATA, Stream.SPARSE_GZIP_DATA})
-_FRAMED = frozenset({Stream.COMPRESSED_DATA, Stream.SPARSE_COMPRESSED_DATA})
-_PLAIN = frozenset({Stream.FILE_DATA, Stream.SPARSE_DATA})
+_ZLIB = frozenset({Stream.GZIP_DATA, Stream.SPARSE_GZIP_DATA, Stream.WIN32_GZIP_DATA})
+_FRAMED = frozenset({Stream.COMPRESSED_DATA, Stream.SPARSE_COMPRESSED_DATA, Stream.WIN32_COMPRESSED_DATA})
+_PLAIN = frozenset({Stream.FILE_DATA, Stream.SPARSE_DATA, Stream.WIN32_DATA})
 _MAX_OFFSET = (1 << 63) - 1
 
 
@@ -40,7 +40,7 @@ class Chunk:
 
 
 def decode(stream: int, data: memoryview) -> Chunk:
-    """The bytes of the file in a data record.
+    """The bytes of the file in a data record; of Windows' data the form that `backupread` takes apart.
 
     `UnsupportedError` names an algorithm or encryption that is not read; `VolumeError` says what is wrong.
     """

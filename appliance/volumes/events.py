@@ -24,12 +24,16 @@ class FileState(Enum):
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A saved thing. *volume*: the file of the volume on which its attributes begin; *job_id* 0 when not known."""
+    """A saved thing. *volume*: the file of the volume on which its attributes begin; *job_id* 0 when not known.
+
+    *is_update*: only attributes were saved, for something that an earlier job holds.
+    """
 
     ids: SessionIds
     job_id: int
     volume: str
     attributes: Attributes
+    is_update: bool = False
 
     @property
     def file_index(self) -> int:

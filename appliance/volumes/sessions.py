@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from appliance.volumes.attributes import FileType, parse_attributes, parse_restore_object
+from appliance.volumes.attributes import Attributes, FileType, parse_attributes, parse_restore_object
 from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds
 from appliance.volumes.bsr import Bootstrap
 from appliance.volumes.errors import VolumeError
@@ -29,7 +29,18 @@ from appliance.volumes.events import (
 )
 from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.reader import Block, Damage
-from appliance.volumes.streams import ACL, ATTRIBUTES, DATA, TYPE_MASK, XATTR, Stream, digest_name
+from appliance.volumes.stat64 import EncodedStat
+from appliance.volumes.streams import (
+    ACL,
+    ATTRIBUTES,
+    DATA,
+    OF_FILES,
+    TYPE_MASK,
+    XATTR,
+    Stream,
+    digest_name,
+    stream_name,
+)
 
 _HEAD = RECORD_HEADER.size
 _MAX_SESSIONS = 4096  # open at once
@@ -291,9 +302,12 @@ class SessionReader:
             return
         if self._select is not None and not self._select.wants_record(session.start, index, stream):
             return
+        kind = stream & TYPE_MASK
         if session.entry is not None:
-            yield _record_event(session, session.entry, stream, data)
-            return
+            if kind not in ATTRIBUTES or session.entry.attributes.ftype != FileType.PLUGIN_OBJECT:
+                yield _record_event(session, session.entry, stream, data)
+                return
+            yield from self._close(session)
         try:
             entry = self._begin(session, index, stream, data)
         except VolumeError as error:
@@ -303,9 +317,9 @@ class SessionReader:
         if entry is not None:
             session.entry = entry
             yield FileStart(entry)
-            if stream & TYPE_MASK == Stream.RESTORE_OBJECT:
+            if kind not in ATTRIBUTES:
                 yield Other(entry, stream, data)
-        elif stream & TYPE_MASK != Stream.PLUGIN_NAME and session.ignored != index:
+        elif kind in OF_FILES and session.ignored != index:
             session.ignored = index
             what = f"file {index} of {session.name()} has no attributes; its beginning is missing"
             yield Damage(self._volume, where, len(data), what)
@@ -316,10 +330,13 @@ class SessionReader:
             found = parse_attributes(bytes(data))
         elif kind == Stream.RESTORE_OBJECT:
             found = parse_restore_object(bytes(data))
-        else:
+        elif kind == Stream.PLUGIN_NAME or kind in OF_FILES:
             return None
+        else:  # something of a plugin, or of a kind that nobody knows
+            found = Attributes(index, FileType.PLUGIN_OBJECT, stream_name(stream).encode(), EncodedStat(size=len(data)))
         job_id = session.start.job_id if session.start else 0
-        entry = FileEntry(session.ids, job_id, self._volume, replace(found, file_index=index))
+        update = kind == Stream.UNIX_ATTRIBUTE_UPDATE
+        entry = FileEntry(session.ids, job_id, self._volume, replace(found, file_index=index), update)
         if self._select is not None and not self._select.wants_name(entry.path):
             session.ignored = index
             return None

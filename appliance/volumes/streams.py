@@ -74,13 +74,16 @@ DIGEST_STREAMS = {
 }
 _DIGEST_NAMES = {int(stream): name for name, stream in DIGEST_STREAMS.items()} | {39: "XXHASH64", 41: "XXH3_128"}
 
-ATTRIBUTES = frozenset({Stream.UNIX_ATTRIBUTES, Stream.UNIX_ATTRIBUTES_EX})
+ATTRIBUTES = frozenset({Stream.UNIX_ATTRIBUTES, Stream.UNIX_ATTRIBUTES_EX, Stream.UNIX_ATTRIBUTE_UPDATE})
 PLAIN_DATA = frozenset({Stream.FILE_DATA, Stream.SPARSE_DATA, Stream.WIN32_DATA})
 ENCRYPTED_DATA = frozenset({20, 21, 23, 24, 25, 32, 33})
 DATA = PLAIN_DATA | ENCRYPTED_DATA | {4, 7, 12, 29, 30, 31}
+WINDOWS_DATA = frozenset({Stream.WIN32_DATA, Stream.WIN32_GZIP_DATA, Stream.WIN32_COMPRESSED_DATA})
 SPARSE = frozenset({Stream.SPARSE_DATA, Stream.SPARSE_GZIP_DATA, Stream.SPARSE_COMPRESSED_DATA})
 ACL = frozenset({15, 16, *range(1000, 1023)})
 XATTR = frozenset(range(1987, 2000))
+# Records that belong to a file whose attributes must have come before.
+OF_FILES = DATA | ACL | XATTR | {3, 10, 13, 14, 17, 18, 19, 22, 39, 40, 41}
 
 
 def digest_name(stream: int, length: int) -> str | None:

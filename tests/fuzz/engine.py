@@ -145,7 +145,8 @@ class Fuzzer:
     def __init__(self, seed: int, *, guided: bool = False) -> None:
         self.noise = random.Random(seed)
         found = seeds()
-        self.volumes: list[list[Blk]] = [take_apart(data) for name, data in found.items() if name.endswith(".volume")]
+        taken = (take_apart(data) for name, data in found.items() if name.endswith(".volume"))
+        self.volumes: list[list[Blk]] = [blocks for blocks in taken if blocks]  # some are cut before their first block
         records = [record for blocks in self.volumes for block in blocks for record in block.records]
         self.mutator = Mutator(self.noise, records)
         self.parts = {kind: _parts(kind, records) for kind in PARSERS}

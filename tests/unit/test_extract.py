@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from appliance.errors import ExitStatus, MagbayError
-from appliance.storage.extract import Extractor, FileResult, Outcome, Replace, Summary
+from appliance.storage.extract import Extractor
+from appliance.storage.outcome import FileResult, Outcome, Replace, Summary
 from appliance.storage.selection import link_aliases, path_filter
 from appliance.storage.targets import pack_acl, parts_of, unpack_xattrs
 from appliance.volumes.attributes import FileType

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from appliance.storage.extract import Extractor, Summary
+from appliance.storage.extract import Extractor
+from appliance.storage.outcome import Summary
 from appliance.storage.targets import LimitError
 from appliance.volumes.attributes import FileType
 from appliance.volumes.reading import read_volumes

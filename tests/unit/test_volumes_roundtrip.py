@@ -173,7 +173,7 @@ def test_records_come_back(sizes: list[int], files: list[tuple[int, list[int]]],
         *((29, magic + b"\0\0\0\0\0\x06\0\x01", VolumeError) for magic in MAGICS),
         (20, b"cipher", UnsupportedError),
         (2 | 1 << 27, b"delta", UnsupportedError),
-        (11, b"windows", UnsupportedError),
+        (13, b"fork", UnsupportedError),
     ],
 )
 def test_data_that_cannot_be_decoded(stream: int, data: bytes, error: type[VolumeError]) -> None:
