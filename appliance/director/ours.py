@@ -15,6 +15,11 @@ from appliance.director.plan import quoted
 _MEDIA_TYPE = re.compile(r'Media ?Type *= *(?:"([^"\n]+)"|(.+?)(?= \w+=|\s*$))', re.MULTILINE)
 
 
+def our_media_type(settings: DirectorConfig) -> str:
+    """What our own pieces call it. Without blanks: Bacula 9 does not find volumes whose Media Type has some."""
+    return settings.media_type or settings.storage.replace(" ", "-")
+
+
 def media_type(settings: DirectorConfig, console: Console) -> str:
     """`director.media_type`, else what the Director says of our Storage, else what our own pieces call it.
 
@@ -23,4 +28,4 @@ def media_type(settings: DirectorConfig, console: Console) -> str:
     if settings.media_type:
         return settings.media_type
     match = _MEDIA_TYPE.search(console.send(f"show storage={quoted(settings.storage)}"))
-    return (match[1] or match[2]).strip() if match else settings.storage
+    return (match[1] or match[2]).strip() if match else our_media_type(settings)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from appliance.changer import drives
 from appliance.config.schema import Config, DirectorKind
+from appliance.director.ours import our_media_type
 from appliance.director.plan import quoted
 
 # Settings whose values are names of resources.
@@ -72,7 +73,7 @@ def storage_daemon(config: Config, file: Path, other: OtherSide) -> str:
     for number, device in enumerate(devices):
         settings = [
             ("Name", device),
-            ("Media Type", config.director.media_type or config.director.storage),
+            ("Media Type", our_media_type(config.director)),
             ("Device Type", "File"),
             (
                 "Archive Device",
@@ -105,7 +106,7 @@ def director(config: Config, other: OtherSide, kind: DirectorKind) -> str:
         ("Port" if kind is DirectorKind.BAREOS else "SD Port", str(other.port)),
         ("Password", f"@{other.password_file}"),
         ("Device", name),
-        ("Media Type", config.director.media_type or config.director.storage),
+        ("Media Type", our_media_type(config.director)),
         ("Autochanger", "yes" if kind is DirectorKind.BAREOS else name),
         ("Maximum Concurrent Jobs", str(config.changer.drives)),
     ]

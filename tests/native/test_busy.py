@@ -75,7 +75,7 @@ def test_the_other_magazine_is_swapped_under_two_writing_drives(three: Rig) -> N
 
 
 def test_names_with_blanks(blanks: Rig) -> None:
-    """Storage, Media Type, pool, configuration, run directory and magazines have blanks in their names."""
+    """Storage, pool, configuration, run directory and magazines have blanks in their names."""
     rig = blanks
     assert sync(rig)["sent"] == ['label storage="My Changer" pool="Off Site" slots=1-8 drive=0 barcodes']
     (rig.root / "magazine m2").rename(rig.root / "away" / "m2")
@@ -89,4 +89,4 @@ def test_names_with_blanks(blanks: Rig) -> None:
         assert filecmp.cmp(file, Path(f"{rig.root}/restored{file}"), shallow=False), file
     checked = rig.magbay("director", "test")
     assert checked.returncode == 0, checked.stdout
-    assert rig.rows("select distinct MediaType from Media") == [("My Changer",)]
+    assert rig.rows("select distinct MediaType from Media") == [("My-Changer",)]
