@@ -128,5 +128,11 @@ def make_directory(path: str) -> None:
     if directory.is_dir():
         return
     directory.mkdir()
-    directory.chmod(stat.S_IMODE(directory.parent.stat().st_mode))
+    above = directory.parent.stat()
+    os.chown(directory, -1, above.st_gid)
+    try:
+        directory.chmod(stat.S_IMODE(above.st_mode))
+    except PermissionError:
+        # A service with RestrictSUIDSGID may not name the bit that hands down the group.
+        directory.chmod(stat.S_IMODE(above.st_mode) & 0o777)
     adopt(directory, directory.parent)
