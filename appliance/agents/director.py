@@ -20,8 +20,10 @@ from appliance.magazines.attached import published
 
 _SETTLE = 1.0  # seconds in which the arrivals of several disks become one talk
 _LATEST = 30.0  # seconds between two talks without any change: jobs block by themselves
+_HELD = 5.0  # seconds between two talks while a job uses a magazine that is to be ejected
 _FIRST_PAUSE, _MOST_PAUSE = 2.0, 60.0  # seconds until the next try while the Director cannot be reached
 # Of systemd/catalog/magbay.catalog.
+_AWAY = "6f1f6a3f0d0b4e0bb1a4b37b7c6f9a07"
 _BRING = "6f1f6a3f0d0b4e0bb1a4b37b7c6f9a05"
 
 
@@ -71,12 +73,13 @@ class DirectorLink:
         self._pause = min(self._pause * 2 or _FIRST_PAUSE, _MOST_PAUSE)
         if str(error) != self._error:
             self._error = str(error)
-            self._host.journal.send(f"the Director is not told for now, trying again: {error}", priority=4)
+            text = f"the Director is not told for now, trying again: {error}"
+            self._host.journal.send(text, priority=4, MESSAGE_ID=_AWAY, REASON=str(error))
 
     def _went(self, outcome: Outcome) -> None:
         if self._error:
             self._host.journal.send("the Director answers again")
-        self._pause, self._error = 0.0, ""
+        self._pause, self._error = _HELD if outcome.held else 0.0, ""
         if outcome.sent:
             self._host.journal.send(_summary(outcome.sent))
         self._complaints.tell(outcome.problems)

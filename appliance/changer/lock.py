@@ -13,10 +13,10 @@ from appliance.host.files import adopt, locked
 
 
 @contextlib.contextmanager
-def lock(run_dir: Path, name: str = LOCK) -> Iterator[None]:
+def lock(run_dir: Path, name: str = LOCK, seconds: float | None = None) -> Iterator[None]:
     """Hold the lock of the changer whose directory is *run_dir* (created when missing). Raises `OSError`.
 
-    *name*: another lock beside it, for the same users.
+    *name*: another lock beside it, for the same users. *seconds*: after which `TimeoutError` is raised (None: never).
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / name
@@ -28,5 +28,5 @@ def lock(run_dir: Path, name: str = LOCK) -> Iterator[None]:
             adopt(fd, run_dir)
         finally:
             os.close(fd)
-    with locked(path):
+    with locked(path, seconds):
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from appliance.changer.service import Changer
 from appliance.config.schema import Config
-from appliance.director import record
+from appliance.director import record, rights
 from appliance.director.console import Console, check_readable, open_console
 from appliance.director.ours import media_type
 from appliance.director.pieces import archive_device
@@ -32,7 +32,7 @@ class Finding:
 def check(config: Config, file: Path, console: Console | None = None) -> list[Finding]:
     """Check the chain of the configuration *file*; nothing is changed. Stops at a link that the rest hangs on."""
     found: list[Finding] = []
-    links = [_console_config, _answer, _storage, _devices, _changer, _pools, _catalog]
+    links = [_console_config, _answer, _storage, _devices, _changer, _rights, _pools, _catalog]
     try:
         talker = console or open_console(config.director)
         for link in links:
@@ -53,6 +53,11 @@ def _console_config(config: Config, file: Path, console: Console) -> Iterator[Fi
         return
     if path.stat().st_mode & stat.S_IROTH:
         yield Finding("console password", False, f"{path} can be read by everybody", "chmod 640, group magbay.")
+    agent = rights.of_user((config.state_dir if config.state_dir.is_dir() else path).stat().st_uid)
+    if not agent.may(path, rights.READ):
+        text = f"{path} cannot be read by {agent.name}, as whom the changer agent runs"
+        yield Finding("console configuration", False, text, f"chgrp {agent.name}, chmod 640.")
+        return
     yield Finding("console configuration", True, str(path))
 
 
@@ -137,6 +142,19 @@ def _changer(config: Config, file: Path, console: Console) -> Iterator[Finding]:
         )
     else:
         yield Finding("Changer Command", True, f"{count[1]} slots, {len(ours)} volumes in them")
+
+
+def _rights(config: Config, file: Path, console: Console) -> Iterator[Finding]:
+    """Whether a storage daemon on this machine may load and write what it is told of; one that may is enough."""
+    slots = Changer.open(file).look(thorough=False)[0]
+    found = {who.name: list(rights.complaints(config, slots, who)) for who in rights.storage_daemons()}
+    if not found:
+        yield Finding("rights", True, "no storage daemon runs on this machine under a name that is known: not checked")
+    elif good := [name for name, complaints in found.items() if not complaints]:
+        yield Finding("rights", True, f"user {good[0]} may use the virtual drives and the volumes in the bays")
+    else:
+        for text, hint in next(iter(found.values())):
+            yield Finding("rights", False, text, hint)
 
 
 def _pools(config: Config, file: Path, console: Console) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +17,14 @@ from appliance.config.schema import DirectorConfig, DirectorKind
 from appliance.errors import ConfigError, MagbayError, PermissionDeniedError
 from appliance.host.commands import attempt
 
-# The daemon's own limit is per call of the changer (300 s); labelling many volumes is many of them.
+# A session of python-bareos limits each command by itself; this is for one that hangs all the same.
 _MOST_SECONDS = 900.0
+# A wrong password is answered after five seconds. For a Director that takes the connection and says nothing bconsole
+# waits twenty, whatever -u is, and then has the same words for it.
+_REFUSAL, _MUTE = 8, 15.0
 _WHAT = "talking to the Director"
 _REACH = "Is the Director running? 'magbay director test' checks the whole chain."
+_CONNECTING = "Connecting to Director "
 # A comment, a quoted text, a mark, blanks or a word of a configuration file; quoted texts know backslashes.
 _TOKEN = re.compile(r'#[^\n]*|"((?:[^"\\]|\\.)*)"|[{}=;\n]|[ \t\r]+|[^\s{}=;"#]+')
 
@@ -47,15 +52,23 @@ class BaculaConsole:
         settings = self._settings
         _check_lines(lines)
         check_readable(settings.console_config)
-        # -n: no terminal handling, -u: seconds after which the session ends, whatever it does just then.
-        seconds = str(settings.timeout + extra)
-        argv = [settings.console_program, "-n", "-u", seconds, "-c", str(settings.console_config)]
+        # -n: no terminal handling, -u: seconds for each command; the session ends when one takes longer.
+        seconds = settings.timeout + extra
+        argv = [settings.console_program, "-n", "-u", str(seconds), "-c", str(settings.console_config)]
         text = "".join(f"{line}\n" for line in lines)
-        _status, reply, complaint = attempt(argv, _WHAT, timeout=_MOST_SECONDS, hint=_REACH, text=text)
+        began = time.monotonic()
+        # One hanging command ends the session, the others take milliseconds.
+        limit = max(seconds, _REFUSAL) + len(lines)
+        try:
+            _status, reply, complaint = attempt(argv, _WHAT, timeout=limit, hint=_REACH, text=text)
+        except MagbayError:
+            if time.monotonic() - began < limit:
+                raise
+            raise MagbayError(f"{_WHAT}: no answer within {limit} s", hint=_REACH) from None
         _greeting, marker, rest = reply.partition("1000 OK")
         if marker:
             return rest
-        raise MagbayError(f"{_WHAT}: {_reason(reply, complaint, settings.timeout)}", hint=_REACH)
+        raise MagbayError(f"{_WHAT}: {_reason(reply, complaint, time.monotonic() - began)}", hint=_REACH)
 
 
 class BareosConsole:
@@ -144,14 +157,14 @@ def _check_lines(lines: Sequence[str]) -> None:
             raise MagbayError(f"a console command would hold a control character: {line!r}")
 
 
-def _reason(reply: str, complaint: str, seconds: int) -> str:
-    """Why bconsole did not get as far as the Director's greeting, in one sentence."""
-    if "authorization problem" in reply:
+def _reason(reply: str, complaint: str, seconds: float) -> str:
+    """Why bconsole did not get as far as the Director's greeting in *seconds*, in one sentence."""
+    if "authorization problem" in reply and seconds < _MUTE:
         return "it refused the password or the name of the console"
     lines = [line.strip() for line in complaint.splitlines() + reply.splitlines() if line.strip()]
-    if not lines or (len(lines) == 1 and lines[0].startswith("Connecting to Director")):
-        where = lines[0].removeprefix("Connecting to Director ") if lines else ""
-        return f"no answer{' from ' + where if where else ''} within {seconds} s"
+    if not lines or "authorization problem" in reply or (len(lines) == 1 and lines[0].startswith(_CONNECTING)):
+        where = lines[0].removeprefix(_CONNECTING) if lines else ""
+        return f"no answer{' from ' + where if where else ''} within {seconds:.0f} s"
     return lines[-1]
 
 

@@ -124,8 +124,8 @@ def director(config: Config, other: OtherSide, kind: DirectorKind) -> str:
 
 
 def _pools(config: Config) -> Iterable[str]:
-    names = dict.fromkeys([*config.pools, config.director.pool, *config.director.pools.values()])
-    for name in names:
+    # Only those that the Director is to label into: `pools` of the configuration are of our own jobs.
+    for name in dict.fromkeys([config.director.pool, *config.director.pools.values()]):
         settings = [("Name", name), ("Pool Type", "Backup"), ("Storage", config.director.storage)]
         if name in config.pools:
             settings.append(("Maximum Volume Bytes", str(config.pools[name].maximum_volume_bytes)))

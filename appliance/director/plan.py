@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from appliance.changer.report import Slot
-from appliance.director.replies import Blocked, CatalogVolume, Waiting
+from appliance.director.replies import Blocked, CatalogVolume, StorageStatus, Waiting
 
 # States in which a volume of the catalog can be chosen for writing (Bacula: "find_next_volume").
 WRITABLE = frozenset({"Append", "Recycle", "Purged"})
@@ -95,6 +95,16 @@ def mount_slot(blocked: Blocked, offer: Offer, catalog: Mapping[str, CatalogVolu
         if volume.name in offer.here and usable(volume, blocked.pool) and volume.enabled
     ]
     return min(fitting, default=0)
+
+
+def left_in(status: StorageStatus, offer: Offer) -> dict[str, int]:
+    """Device to slot, of the drives in which the storage daemon believes a volume that is not in the bays any more.
+
+    A storage daemon that keeps volumes open keeps a magazine from being unmounted, and one that believes a drive
+    loaded does not ask for the volume again when it comes back.
+    """
+    here = set(offer.here.values())
+    return {device: slot for device, slot in status.loaded.items() if slot not in here}
 
 
 def usable(volume: CatalogVolume, pool: str) -> bool:

@@ -6,8 +6,8 @@ Observed with Bacula 9.6.7; Bareos prints the same words, column names in lower 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from appliance.errors import MagbayError
@@ -16,6 +16,8 @@ _JOB = re.compile(r"^(?:Writing|Reading):\s+.*?\bjob (\S+) JobId=(\d+)")
 _JOB_DEVICE = re.compile(r'\bdevice="([^"]+)"')
 # `Device File: "x" (path) is not open.` or, while it works, `Device File is "x" (path) waiting for:`
 _DEVICE = re.compile(r'^Device [^:"]*(?::| is) "([^"]+)"(?: \(([^)]*)\))?')
+# Of an idle drive: what the storage daemon believes to be in it. Bareos: "Slot 6 is loaded in drive 0."
+_LOADED = re.compile(r"^\s+Slot (\d+) (?:was last|is) loaded in drive \d+", re.MULTILINE)
 _DRIVE = re.compile(r"\bdrive (\d+)\b", re.IGNORECASE)
 _BLOCKED_VOLUME = re.compile(r'BLOCKED waiting for mount of volume "([^"]*)"')
 _POOL = re.compile(r"^\s+Pool:\s+(.+?)\s*$")
@@ -56,12 +58,14 @@ class Blocked:
 
 @dataclass(frozen=True)
 class StorageStatus:
-    """*blocked* drives, and the names of all devices that a job uses (blocked ones too)."""
+    """*blocked* drives, the names of all devices that a job uses (blocked ones too), and what is *loaded*: device
+    to slot, of the drives that the storage daemon does not believe empty and that nobody blocked or unmounted."""
 
     blocked: tuple[Blocked, ...]
     busy: frozenset[str]
     devices: tuple[str, ...]
     paths: tuple[str, ...]  # the Archive Device of each
+    loaded: Mapping[str, int] = field(default_factory=dict)
 
 
 def volumes(reply: str) -> dict[str, CatalogVolume]:
@@ -111,15 +115,17 @@ def storage_status(reply: str) -> StorageStatus:
             hint="Is it running, and are Address, port and Password of the Storage resource right?",
         )
     jobs = dict(_jobs(reply))
-    blocked, devices, paths = [], [], []
+    blocked, devices, paths, loaded = [], [], [], {}
     for device, path, text in _device_paragraphs(reply):
         devices.append(device)
         paths.append(path)
+        if (slot := _loaded_slot(text)) and not any("BLOCKED" in line for line in text):
+            loaded[device] = slot
         found = _blocked(device, text)
         if found is not None:
             name, number = jobs.get(device, ("", 0))
             blocked.append(Blocked(device, found[0], found[1], found[2], found[3], name, number))
-    return StorageStatus(tuple(blocked), frozenset(jobs), tuple(devices), tuple(paths))
+    return StorageStatus(tuple(blocked), frozenset(jobs), tuple(devices), tuple(paths), loaded)
 
 
 def _jobs(reply: str) -> Iterator[tuple[str, tuple[str, int]]]:
@@ -145,6 +151,11 @@ def _device_paragraphs(reply: str) -> Iterator[tuple[str, str, list[str]]]:
             device, path, lines = match[1], match[2] or "", []
         elif device:
             lines.append(line)
+
+
+def _loaded_slot(lines: list[str]) -> int:
+    match = _LOADED.search("\n".join(lines))
+    return int(match[1]) if match else 0
 
 
 def _blocked(device: str, lines: list[str]) -> tuple[int, Waiting, str, str] | None:

@@ -5,6 +5,7 @@ Level-triggered: a talk needs no memory of what happened, so it catches up after
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from appliance.director.console import Console, open_console
 from appliance.director.newcomers import Content, Newcomer
 from appliance.director.ours import media_type
 from appliance.director.pieces import archive_device
-from appliance.director.plan import Offer, commands, mount_slot, plan, quoted
+from appliance.director.plan import Offer, commands, left_in, mount_slot, plan, quoted
 from appliance.director.replies import Blocked, CatalogVolume, StorageStatus, names, storage_status, volumes
 from appliance.director.wanted import Wanted, wanted
 from appliance.errors import MagbayError
@@ -31,11 +32,15 @@ _SECONDS_A_LABEL = 10  # usually a tenth of one; slow disks spin up first
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a talk did: *sent* commands; *wanted*: jobs that wait for a magazine; *problems*: sentences."""
+    """What a talk did: *sent* commands; *wanted*: jobs that wait for a magazine; *problems*: sentences.
+
+    *held*: devices whose job uses a volume of a magazine that is on its way out; to be released when it ends.
+    """
 
     sent: tuple[str, ...]
     wanted: tuple[Wanted, ...]
     problems: tuple[str, ...]
+    held: tuple[str, ...] = ()
 
 
 class Director:
@@ -48,13 +53,22 @@ class Director:
         self._console = console or open_console(config.director)
         # What was asked of a blocked drive and when to ask again; dropped as soon as it waits for something else.
         self._asked: dict[str, tuple[Blocked, int, float, float]] = {}
+        # What was released, as a drive that cannot be emptied is not asked again and again.
+        self._released: dict[str, int] = {}
         # Newcomers that cannot be helped, and why: they are not looked at again while they stay, as looking mounts.
         self._helpless: dict[str, str] = {}
         self._media_type = ""
 
     def sync(self, slots: Sequence[Slot]) -> Outcome:
         """Bring the catalog to what *slots* (all that were ever given) say. Raises `MagbayError`, `OSError`."""
-        with lock(self._config.run_dir, _LOCK):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self._config.run_dir, _LOCK, self._settings.timeout))
+            except TimeoutError:
+                raise MagbayError(
+                    f"another talk with the Director has not ended for {self._settings.timeout} s",
+                    hint="It may be labelling volumes; 'magbay status' shows what the agent found. Try again.",
+                ) from None
             return self._sync(slots)
 
     def _sync(self, slots: Sequence[Slot]) -> Outcome:
@@ -64,6 +78,7 @@ class Director:
         sent: list[str] = []
         problems: list[str] = []
         self._correct(offer, catalog, sent)
+        self._release(offer, status, sent)
         self._introduce(slots, offer, catalog, status, sent)
         if sent:
             catalog, status = self._ask()
@@ -77,7 +92,8 @@ class Director:
             for blocked in status.blocked
             if not mount_slot(blocked, offer, catalog)
         )
-        return Outcome(tuple(sent), waiting, tuple(problems))
+        held = tuple(sorted(left_in(status, offer).keys() & status.busy))
+        return Outcome(tuple(sent), waiting, tuple(problems), held)
 
     def _ask(self) -> tuple[dict[str, CatalogVolume], StorageStatus]:
         storage = self._settings.storage
@@ -107,6 +123,25 @@ class Director:
             now, _status = self._ask()
             still = {name for name in back if name in now and not now[name].enabled}
             record.keep_disabled(self._config.state_dir, (disabled - back) | still | set(found.disable))
+
+    def _release(self, offer: Offer, status: StorageStatus, sent: list[str]) -> None:
+        """Have the storage daemon let go of what left, or is to leave; never while a job uses the drive.
+
+        `release`, not `unmount`: that would leave the drive waiting for a person's `mount`.
+        """
+        left = left_in(status, offer)
+        numbers = _numbers(status, self._config)
+        todo = {device: slot for device, slot in left.items() if device in numbers and device not in status.busy}
+        # With a slot: Bacula would ask for one. It is not used.
+        lines = [
+            f"release storage={quoted(self._settings.storage)} drive={numbers[device]} slot=0"
+            for device, slot in sorted(todo.items())
+            if self._released.get(device) != slot
+        ]
+        self._released = todo
+        if lines:
+            self._console.send(*lines)
+            sent += lines
 
     def _introduce(
         self,
@@ -201,9 +236,15 @@ class Director:
 
 def _free_drive(status: StorageStatus, config: Config) -> int | None:
     """A drive for labelling: one that no job uses, else one whose job is blocked anyway."""
-    by_path = dict(zip(status.paths, status.devices, strict=True))
-    for number in range(config.changer.drives):
-        device = by_path.get(archive_device(config, number))
-        if device is not None and device not in status.busy:
-            return number
+    numbers = _numbers(status, config)
+    free = [number for device, number in numbers.items() if device not in status.busy]
+    if free:
+        return min(free)
     return next((blocked.drive for blocked in status.blocked if blocked.drive >= 0), None)
+
+
+def _numbers(status: StorageStatus, config: Config) -> dict[str, int]:
+    """The storage daemon's devices that are virtual drives of ours, and their numbers."""
+    by_path = dict(zip(status.paths, status.devices, strict=True))
+    ours = ((by_path.get(archive_device(config, number)), number) for number in range(config.changer.drives))
+    return {device: number for device, number in ours if device is not None}

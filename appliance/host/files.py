@@ -9,8 +9,11 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+_LOOK = 0.1  # seconds between two looks at a lock that another holds
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = True) -> None:
@@ -64,11 +67,29 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on *path* (created when missing). The kernel frees it when the process dies."""
+def locked(path: Path, seconds: float | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on *path* (created when missing). The kernel frees it when the process dies.
+
+    Raises `TimeoutError` when another holds it for *seconds* more (None: waits as long as it takes), `OSError`.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _take(fd, seconds)
         yield
     finally:
         os.close(fd)
+
+
+def _take(fd: int, seconds: float | None) -> None:
+    if seconds is None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError("somebody else holds the lock") from None
+            time.sleep(min(_LOOK, seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -203,3 +204,36 @@ def test_the_chain_in_words(rig: Rig) -> None:
     done = rig.magbay("director", "test")
     assert "FAIL  Director: talking to the Director: no answer" in done.stdout
     assert "secret" not in done.stdout + done.stderr
+
+
+def test_drives_are_released_when_their_magazine_leaves(rig: Rig) -> None:
+    """What the storage daemon believes loaded is corrected, once, and the next job needs nobody."""
+    sync(rig)
+    rig.console("run job=one yes", "wait")
+    (volume,) = (str(row[0]) for row in rig.rows("select VolumeName from Media where VolBytes > 1000000 limit 1"))
+    assert "was last loaded in drive" in rig.console("status storage=chg")
+    for magazine in ("m1", "m2"):
+        rig.take(magazine)
+    sent = sync(rig)["sent"]
+    assert any(line.startswith("release storage=chg drive=") for line in sent), (sent, volume)
+    assert "was last loaded in drive" not in rig.console("status storage=chg")
+    assert sync(rig)["sent"] == []
+    for magazine in ("m1", "m2"):
+        rig.bring(magazine)
+    sync(rig)
+    rig.console("run job=one yes", "wait")
+    assert rig.log().count("Termination:            Backup OK") == 2
+
+
+def test_daemons_that_hang_are_not_waited_for(rig: Rig) -> None:
+    file = rig.root / "magbay.yaml"
+    file.write_text(file.read_text().replace("timeout: 20", "timeout: 3"))
+    for name, words in (("bacula-sd", "does not reach the storage daemon"), ("bacula-dir", "no answer within")):
+        rig.daemons[name].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        done = rig.magbay("director", "sync")
+        took = time.monotonic() - began
+        rig.daemons[name].send_signal(signal.SIGCONT)
+        assert done.returncode == 1 and words in done.stderr, done.stderr
+        # Without a limit of our own bconsole would wait for twenty seconds, whatever it is told.
+        assert took < 18, f"{name}: {took} s"
