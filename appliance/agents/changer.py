@@ -11,6 +11,7 @@ from appliance.agents.loop import Complaints, Wakeup, serve
 from appliance.agents.names import CHANGER as BUS_NAME
 from appliance.agents.names import CHANGER_ROOT as ROOT
 from appliance.agents.names import MEDIA
+from appliance.agents.onattach import AttachedJobs
 from appliance.changer.service import Changer, Slot
 from appliance.config.loader import load
 from appliance.config.schema import DirectorKind
@@ -22,8 +23,10 @@ from appliance.host.api import Host, Interface
 class ChangerAgent:
     """One instance is `magbay-changer.service`."""
 
-    def __init__(self, changer: Changer, host: Host, link: DirectorLink | None = None) -> None:
-        self._host, self._link = host, link
+    def __init__(
+        self, changer: Changer, host: Host, link: DirectorLink | None = None, jobs: AttachedJobs | None = None
+    ) -> None:
+        self._host, self._link, self._jobs = host, link, jobs
         self._changer = changer
         self._wakeup = Wakeup()
         self._here: dict[str, tuple[Slot, ...]] | None = None
@@ -58,7 +61,7 @@ class ChangerAgent:
             # A magazine that is pulled while we look into it; the next look, soon, finds it away.
             self._complaints.tell((str(error),))
             return True
-        self._complaints.tell(report.warnings())
+        self._complaints.tell((*report.warnings(), *await self._start_jobs()))
         if self._link:
             self._link.told(slots)
         now: dict[str, list[Slot]] = {}
@@ -70,6 +73,15 @@ class ChangerAgent:
         here = sum(len(found) for found in now.values())
         self._host.notify.status(f"{here} volumes of {len(now)} magazines in slots, {loaded} drives loaded")
         return False
+
+    async def _start_jobs(self) -> tuple[str, ...]:
+        """Start the jobs that waited for a magazine to arrive; gives what went wrong."""
+        try:
+            if self._jobs:
+                await self._jobs.round()
+        except (MagbayError, OSError) as error:
+            return (f"jobs that start when a magazine arrives: {error}",)
+        return ()
 
     def _announce(self, now: dict[str, tuple[Slot, ...]]) -> None:
         before, self._here = self._here or {}, now
@@ -106,7 +118,7 @@ def run(config: Path) -> None:
         host = await connect()
         told = settings.director.kind is not DirectorKind.NONE
         link = DirectorLink(settings, host, Director(settings)) if told else None
-        await ChangerAgent(changer, host, link).run()
+        await ChangerAgent(changer, host, link, AttachedJobs(settings, host)).run()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main())

@@ -17,7 +17,7 @@ from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.host.real.services import ServiceNotify
-from appliance.storage import backup, walk
+from appliance.storage import backup, runner, walk
 from appliance.storage.model import Level
 from appliance.storage.waiting import Waiting
 
@@ -39,8 +39,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--level",
         choices=[level.word for level in Level],
-        default=Level.FULL.word,
-        help="differential: since the last full; incremental: since the last of any level",
+        help="differential: since the last full; incremental: since the last of any level (default: the job's, full)",
     )
     parser.add_argument(
         "--accurate",
@@ -61,18 +60,12 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Run the job and tell how it ended."""
     config = load(args.config)
-    level = next(level for level in Level if level.word == args.level)
+    level = next((level for level in Level if level.word == args.level), None)
     request = backup.request_for(config, args.what, pool=args.pool, level=level, name=args.name, accurate=args.accurate)
     request = replace(request, waiting=_waiting(args.wait, request.waiting))
     with stoppable() as asked, out.progress("backup") as display, _counting(config, request, display, asked.is_set):
-        result = backup.run(
-            config,
-            request,
-            log=log_to(out, args.config),
-            progress=display.advance,
-            cancelled=asked.is_set,
-            status=ServiceNotify().status,
-        )
+        told = runner.Callbacks(log_to(out, args.config), display.advance, asked.is_set, ServiceNotify().status)
+        result = runner.run(config, request, told)
     refresh_changer(args.config, out)
     with heard_or_not():
         _tell(result, out)

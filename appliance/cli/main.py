@@ -26,6 +26,8 @@ COMMANDS = {
     "label": "label",
     "backup": "backup",
     "restore": "restore",
+    "schedule": "schedule",
+    "cancel": "schedule",
     "jobs": "jobs",
     "job": "jobs",
     "verify": "verify",

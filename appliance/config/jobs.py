@@ -7,8 +7,11 @@ from enum import Enum
 from pathlib import Path
 
 from appliance.config.filesets import PATTERN, Signature
-from appliance.config.kinds import NAME, Choice, Duration, Integer, ListOf, PathKind, Size, YesNo, setting
+from appliance.config.kinds import NAME, Choice, Duration, Integer, ListOf, PathKind, Record, Size, YesNo, setting
+from appliance.config.schedules import SCHEDULES, HooksConfig, JobLevel, LimitsConfig, ScheduleConfig
 
+# The word in run_on_attach for every magazine that the pool may write on.
+ANY_MAGAZINE = "any"
 # The largest size that fits one label block and some data; smaller volumes would hold nothing.
 LEAST_VOLUME_BYTES = 65536
 
@@ -85,6 +88,9 @@ class JobConfig:
         ListOf(PATTERN), "Patterns of what is left out of paths.", default=(), example="[]"
     )
 
+    level: JobLevel = setting(
+        Choice(JobLevel), "Level of runs for which none is said.", default=JobLevel.FULL, example="full"
+    )
     accurate: bool = setting(
         YesNo(),
         "Whether incremental and differential backups compare each file with the catalog and note deletions.",
@@ -97,6 +103,23 @@ class JobConfig:
         "How long the job waits for a magazine. If not set: 2h when it needs another one, not at all for the first.",
         default=None,
         example="2h",
+    )
+
+    schedule: tuple[ScheduleConfig, ...] = setting(SCHEDULES, "When systemd starts the job.", default=())
+    run_on_attach: tuple[str, ...] = setting(
+        ListOf(NAME),
+        "Magazines or rotation sets whose arrival starts the job; any: those that the pool writes on.",
+        default=(),
+        example="[offsite-1]",
+    )
+    attach_interval: int = setting(
+        Duration(), "An arrival so soon after the job's last start starts nothing.", default=3600, example="12h"
+    )
+    retries: int = setting(Integer(0, 100), "Further attempts when the job fails.", default=0, example="2")
+    retry_pause: int = setting(Duration(), "Pause before each further attempt.", default=300, example="5m")
+    hooks: HooksConfig = setting(Record(HooksConfig), "Commands before and after the job.", default=HooksConfig())
+    limits: LimitsConfig = setting(
+        Record(LimitsConfig), "Limits of the job's service (systemd.resource-control(5)).", default=LimitsConfig()
     )
 
     def __post_init__(self) -> None:

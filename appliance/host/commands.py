@@ -4,9 +4,10 @@ descriptors."""
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from appliance.errors import MagbayError
 
@@ -76,3 +77,29 @@ def _environment(*more: str) -> dict[str, str]:
 
 def _missing(program: str, what: str) -> MagbayError:
     return MagbayError(f"{what}: {program} is not installed", hint=f"Install the package that has {program}.")
+
+
+def shell(command: str, facts: Mapping[str, str], *, timeout: float) -> tuple[int | None, str]:
+    """Run *command* by /bin/sh with *facts* in its environment; gives its exit status and all that it printed.
+
+    The status is None when it did not end within *timeout* seconds; then it is killed with everything it started.
+    """
+    environment = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME", "LANG") if name in os.environ}
+    environment |= {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **facts}
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            return None, output
+        return process.returncode, output

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance.config.filesets import FilesetConfig
+from appliance.config.jobs import JobConfig
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
 from appliance.magazines import attached
@@ -39,6 +40,7 @@ from appliance.volumes.writer import SessionWriter
 
 _NAME = re.compile(r"[A-Za-z0-9:._-]{1,60}")
 DEFAULT_NAME = "backup"
+_LEVELS = {level.word: level for level in Level}
 # How long a job of the configuration waits for its next magazine when nothing else is said, in seconds.
 _NEXT_MAGAZINE = 2 * 3600
 Advance = Callable[[int], None]
@@ -49,6 +51,7 @@ class BackupRequest:
     """What to save: *fileset* or else *paths* without what the patterns *exclude* match, to *pool*, as job *name*.
 
     *accurate*: what an incremental or differential builds on is compared file by file, and deletions are noted.
+    *job*: the job of the configuration that this is.
     """
 
     paths: tuple[Path, ...]
@@ -59,6 +62,7 @@ class BackupRequest:
     fileset: FilesetConfig | None = None
     accurate: bool = True
     waiting: Waiting = Waiting()
+    job: JobConfig | None = None
 
     @property
     def rules(self) -> FilesetConfig:
@@ -116,31 +120,34 @@ def request_for(
     words: list[str],
     *,
     pool: str | None = None,
-    level: Level = Level.FULL,
+    level: Level | None = None,
     name: str | None = None,
     accurate: bool | None = None,
 ) -> BackupRequest:
-    """The request that the words of a command line mean: one word that names a job, or paths.
+    """The request that the words of a command line mean: one word that names a job (or JOB@LEVEL), or paths.
 
     Raises `UsageError`, `NotFoundError` (a job that is not configured and no path either).
     """
     if not all(words) or not words:
         raise UsageError("nothing to save", hint="Name a job of the configuration, or paths.")
-    job = config.jobs.get(words[0]) if len(words) == 1 and "/" not in words[0] else None
-    if job:
+    word, _, at = words[0].partition("@") if len(words) == 1 and "/" not in words[0] else ("", "", "")
+    job = config.jobs.get(word)
+    if job and (not at or at in _LEVELS):
+        level = level or _LEVELS[at or job.level.value]
         fileset = config.filesets[job.fileset] if job.fileset else FilesetConfig(job.paths, job.exclude)
         asked = job.wait_for_magazine
         request = BackupRequest(
             fileset.paths,
-            words[0],
+            word,
             job.pool,
             level,
             fileset=fileset,
             accurate=job.accurate,
+            job=job,
             waiting=Waiting(next=_NEXT_MAGAZINE) if asked is None else Waiting(asked, asked),
         )
     else:
-        request = BackupRequest(tuple(Path(word) for word in words), level=level)
+        request = BackupRequest(tuple(Path(word) for word in words), level=level or Level.FULL)
     wanted = request.accurate if accurate is None else accurate
     return replace(request, pool=pool or request.pool, name=name or request.name, accurate=wanted)
 

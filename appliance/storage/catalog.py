@@ -158,6 +158,7 @@ class Catalog:
             descriptor = os.open(self._alive_dir / str(job_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             files.adopt(descriptor, self._alive_dir)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)  # whom to ask to end
             self._alive[job_id] = descriptor
         return self.job(job_id)
 

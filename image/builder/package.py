@@ -34,6 +34,7 @@ FILES = (
     ("systemd/dbus/*.conf", "usr/share/dbus-1/system.d", 0o644),
     ("systemd/dbus/*.service", "usr/share/dbus-1/system-services", 0o644),
     ("systemd/catalog/*.catalog", "usr/lib/systemd/catalog", 0o644),
+    ("systemd/generators/*", "usr/lib/systemd/system-generators", 0o755),
     ("systemd/libexec/*", "usr/lib/magbay", 0o755),
     ("systemd/magbay.yaml", "etc/magbay", 0o644),
     ("autofs/*.autofs", "etc/auto.master.d", 0o644),

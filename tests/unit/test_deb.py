@@ -55,6 +55,7 @@ def test_every_kind_of_file_is_where_it_belongs(package: Path) -> None:
         ("udev", "*.rules", "usr/lib/udev/rules.d"),
         ("systemd", "*.service", "usr/lib/systemd/system"),
         ("systemd/libexec", "*", "usr/lib/magbay"),
+        ("systemd/generators", "*", "usr/lib/systemd/system-generators"),
         ("systemd/polkit", "*.rules", "usr/share/polkit-1/rules.d"),
         ("systemd/dbus", "*.conf", "usr/share/dbus-1/system.d"),
         ("systemd/catalog", "*.catalog", "usr/lib/systemd/catalog"),

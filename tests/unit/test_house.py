@@ -64,7 +64,8 @@ def test_clean(tool: list[str]) -> None:
 
 
 def test_shell_parts_are_valid() -> None:
-    scripts = [*(ROOT / "systemd" / "libexec").iterdir(), ROOT / "autofs" / "auto.magbay"]
+    folders = (ROOT / "systemd" / "libexec", ROOT / "systemd" / "generators")
+    scripts = [*(script for folder in folders for script in folder.iterdir()), ROOT / "autofs" / "auto.magbay"]
     for script in scripts:
         assert script.stat().st_mode & 0o111, f"{script} is not executable"
         done = subprocess.run(["sh", "-n", str(script)], capture_output=True, text=True)

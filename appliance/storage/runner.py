@@ -1,0 +1,159 @@
+"""A configured job as a whole: one run at a time, commands before and after, further attempts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from appliance.config.jobs import JobConfig
+from appliance.config.schedules import HookFailure
+from appliance.config.schema import Config
+from appliance.errors import ExitStatus, MagbayError
+from appliance.host import commands, files
+from appliance.storage import backup
+from appliance.storage.backup import Advance, BackupRequest, JobResult
+from appliance.storage.joblog import LogCallback
+from appliance.storage.model import JobStatus
+
+_WARNING = "4"
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """As `backup.run` has them."""
+
+    log: LogCallback
+    progress: Advance = lambda count: None
+    cancelled: Callable[[], bool] = lambda: False
+    status: Callable[[str], None] = lambda text: None
+    pause: Callable[[float], None] = time.sleep
+
+
+def run(config: Config, request: BackupRequest, told: Callbacks) -> JobResult:
+    """Run the job of the configuration that *request* names, or just the request.
+
+    Raises `MagbayError` when the job runs already or a command before it fails, and what `backup.run` raises.
+    """
+    if request.job is None:
+        return _backup(config, request, told)
+    with alone(config.state_dir, request.name):
+        return _attempts(config, request, request.job, told)
+
+
+def _attempts(config: Config, request: BackupRequest, job: JobConfig, told: Callbacks) -> JobResult:
+    for attempt in range(1, job.retries + 2):
+        result = _once(config, request, job, told)
+        if attempt > job.retries or result.status is not JobStatus.FAILED or told.cancelled():
+            break
+        text = f"job {request.name} failed: attempt {attempt + 1} of {job.retries + 1} in {job.retry_pause} s"
+        told.log(text, {"JOB": str(result.job_id)})
+        told.status(text)
+        if not _pass(job.retry_pause, told):
+            break
+    return result
+
+
+def _pass(seconds: int, told: Callbacks) -> bool:
+    """Let time pass; False when the job is cancelled meanwhile."""
+    for _ in range(seconds):
+        if told.cancelled():
+            return False
+        told.pause(1.0)
+    return not told.cancelled()
+
+
+def _once(config: Config, request: BackupRequest, job: JobConfig, told: Callbacks) -> JobResult:
+    facts = {"MAGBAY_JOB": request.name, "MAGBAY_LEVEL": request.level.word, "MAGBAY_POOL": request.pool}
+    warnings = []
+    for command in job.hooks.before:
+        trouble = _command(command, job, facts, told)
+        if trouble and job.hooks.failure is HookFailure.FAIL:
+            _after(job, facts | {"MAGBAY_STATUS": "failed"}, told)
+            hint = "The job was not started: look at the command, or set hooks.failure to warn."
+            raise MagbayError(f"job {request.name}: {trouble}", hint=hint)
+        warnings += [trouble] if trouble else []
+    result = _backup(config, request, told)
+    warnings += _after(job, facts | _facts(result), told)
+    return _with_warnings(result, warnings, job) if warnings else result
+
+
+def _after(job: JobConfig, facts: dict[str, str], told: Callbacks) -> list[str]:
+    found = [_command(command, job, facts, told) for command in job.hooks.after]
+    return [trouble for trouble in found if trouble]
+
+
+def _facts(result: JobResult) -> dict[str, str]:
+    return {
+        "MAGBAY_JOB_ID": str(result.job_id),
+        "MAGBAY_LEVEL": result.level.word,
+        "MAGBAY_STATUS": result.status.word,
+        "MAGBAY_FILES": str(result.files),
+        "MAGBAY_BYTES": str(result.bytes),
+        "MAGBAY_VOLUMES": " ".join(result.volumes),
+    }
+
+
+def _command(command: str, job: JobConfig, facts: dict[str, str], told: Callbacks) -> str:
+    """Run one command; gives what went wrong, in words, or nothing."""
+    told.log(f"running {command}", {})
+    status, output = commands.shell(command, facts, timeout=job.hooks.timeout)
+    for line in output.splitlines()[-20:]:
+        told.log(f"  {line}", {})
+    if status == 0:
+        return ""
+    reason = f"did not end within {job.hooks.timeout} s" if status is None else f"ended with status {status}"
+    trouble = f"the command {command} {reason}"
+    told.log(trouble, {"PRIORITY": _WARNING})
+    return trouble
+
+
+def _with_warnings(result: JobResult, warnings: list[str], job: JobConfig) -> JobResult:
+    """What was saved stays saved; the exit status tells of the commands."""
+    failed = job.hooks.failure is HookFailure.FAIL and bool(warnings)
+    exit_status = result.exit_status
+    if exit_status in (ExitStatus.DONE, ExitStatus.WARNINGS):
+        exit_status = ExitStatus.FAILED if failed else ExitStatus.WARNINGS
+    return replace(result, exit_status=exit_status, warnings=(*result.warnings, *warnings))
+
+
+def _backup(config: Config, request: BackupRequest, told: Callbacks) -> JobResult:
+    return backup.run(
+        config,
+        request,
+        log=told.log,
+        progress=told.progress,
+        cancelled=told.cancelled,
+        status=told.status,
+        pause=told.pause,
+    )
+
+
+def lock_of(state_dir: Path, name: str) -> Path:
+    """The file that is locked while the job *name* runs, waits for its next attempt, or runs its commands."""
+    return state_dir / "running" / f"job-{name}"
+
+
+@contextlib.contextmanager
+def alone(state_dir: Path, name: str) -> Iterator[None]:
+    """Hold the job; the file says whose process does. Raises `MagbayError` when it runs already, `OSError`."""
+    path = lock_of(state_dir, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = f"Wait for it, or end it with 'magbay cancel {name}'."
+            raise MagbayError(f"job {name} is running already", hint=hint) from None
+        files.adopt(descriptor, state_dir)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
