@@ -67,7 +67,7 @@ def _made_from(source: Path) -> str:
 def _timer(name: str, job: JobConfig, level: JobLevel, times: list[str], source: Path) -> str:
     delay = max(entry.delay for entry in job.schedule if (entry.level or job.level) is level)
     settings = [("OnCalendar", at) for at in times]
-    settings += [("Persistent", "yes"), ("Unit", service_of(name, level))]
+    settings += [("AccuracySec", "1s"), ("Persistent", "yes"), ("Unit", service_of(name, level))]
     if delay:
         settings.append(("RandomizedDelaySec", f"{delay}s"))
     head = (
