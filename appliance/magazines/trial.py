@@ -16,7 +16,7 @@ from appliance.magazines.preparations import Preparation, folder
 from appliance.magazines.wipe import BadDiskError
 
 _TRIAL = ".magbay-trial"
-_MOST_BYTES = 32 * 1024 * 1024
+_MOST_BYTES = 8 * 1024 * 1024
 _CHUNK = 1024 * 1024
 
 
