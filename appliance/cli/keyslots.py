@@ -84,7 +84,7 @@ def run_add(args: argparse.Namespace, out: Output) -> ExitStatus:
     made = ""
     if args.passphrase:
         slots.add_passphrase(
-            disk, keys, _typed(args.source, f"New passphrase for magazine {args.magazine}", twice=True)
+            disk, keys, typed_secret(args.source, f"New passphrase for magazine {args.magazine}", twice=True)
         )
     elif args.recovery:
         made = slots.add_recovery(disk, keys)[1].reveal().decode()
@@ -117,7 +117,7 @@ def run_remove(args: argparse.Namespace, out: Output) -> ExitStatus:
 def run_test(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Try a passphrase or recovery key; nothing is opened."""
     disk = _disk(load(args.config), args.magazine)
-    typed = _typed(args.source, f"Passphrase or recovery key of magazine {args.magazine}", twice=False)
+    typed = typed_secret(args.source, f"Passphrase or recovery key of magazine {args.magazine}", twice=False)
     number = slots.opened_by(disk, typed)
     if number is None:
         raise MagbayError(f"this opens no key slot of magazine {args.magazine}", hint="'magbay key list' shows them.")
@@ -171,7 +171,7 @@ def _disk_and_keys(config: Config, name: str) -> tuple[Disk, Keys]:
     return _disk(config, name), rotation.load(config.key_file)
 
 
-def _typed(source: str | None, prompt: str, *, twice: bool) -> Secret:
+def typed_secret(source: str | None, prompt: str, *, twice: bool) -> Secret:
     """A passphrase from the terminal, or the first line of the file *source*."""
     if source == "-" or (source is None and not sys.stdin.isatty()):
         line = sys.stdin.readline()

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.agents.control import ask, wait_for
+from appliance.cli import moreslots
 from appliance.cli.output import Output, human_bytes, one_line
 from appliance.cli.running import refresh_changer, stoppable
 from appliance.config.kinds import NAME
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
+from appliance.keys.slots import Disk
 from appliance.magazines import leaflet
 from appliance.magazines.attached import find
 from appliance.magazines.filesystems import Filesystem
@@ -62,6 +64,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="lose what is on the disk; SERIAL must be exactly its serial number. Nothing makes a disk that is in use "
         "acceptable",
     )
+    moreslots.register(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.set_defaults(run=run)
@@ -91,7 +94,9 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
         args.restart_wipe,
     )
     todo = plan(request, config, UdevDevices(), KernelMounts())
-    steps = (*todo.steps(config), f"create {count} volumes in the pool {pool}, list them and their checksums on it")
+    wanted = moreslots.ask(args, todo.name)
+    volumes = f"create {count} volumes in the pool {pool}, list them and their checksums on it"
+    steps = (*todo.steps(config), volumes, *wanted.steps())
     _show(todo, steps, out)
     facts = {"magazine": todo.name, "device": todo.device.node, "serial": todo.device.serial}
     if args.dry_run:
@@ -101,11 +106,14 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
         _confirm(todo)
     if not todo.enrolled:
         _carry_out(todo, config, out)
-    volumes = _finish(todo, config, out, pool, count)
+    names = _finish(todo, config, out, pool, count)
     refresh_changer(args.config, out)
+    disk = Disk(todo.device.node, todo.state.luks_uuid, config.state_dir)
+    recovery = moreslots.add(wanted, disk, todo.name, config, out)
     uuids = {"luks_uuid": todo.state.luks_uuid, "filesystem_uuid": todo.state.filesystem_uuid}
-    out.document(facts | uuids | {"volumes": volumes, "done": True})
-    out.line(f"Magazine {todo.name} is ready with {len(volumes)} volumes.")
+    made = {"recovery_key": recovery} if recovery else {}
+    out.document(facts | uuids | made | {"volumes": names, "done": True})
+    out.line(f"Magazine {todo.name} is ready with {len(names)} volumes.")
     return ExitStatus.DONE
 
 

@@ -43,8 +43,8 @@ def listing(disk: Disk, keys: Keys) -> tuple[tuple[luks.Slot, str], ...]:
     return tuple((slot, "previous key file" if slot.number == older else kind(slot, number)) for slot in found.slots)
 
 
-def add_passphrase(disk: Disk, keys: Keys, passphrase: Secret) -> int:
-    """Add *passphrase*; gives its slot. Raises `MagbayError` for one that is too short or cannot be typed."""
+def check_passphrase(passphrase: Secret) -> None:
+    """Raises `MagbayError` for a *passphrase* that is too short or cannot be typed."""
     try:
         text = passphrase.reveal().decode()
     except UnicodeDecodeError:
@@ -54,6 +54,11 @@ def add_passphrase(disk: Disk, keys: Keys, passphrase: Secret) -> int:
             f"a passphrase has {LEAST_PASSPHRASE} to {_MOST_PASSPHRASE} printable characters: nothing was changed",
             hint="Several words in a row are easy to remember and hard to guess.",
         )
+
+
+def add_passphrase(disk: Disk, keys: Keys, passphrase: Secret) -> int:
+    """Add *passphrase*; gives its slot. Raises `MagbayError`, also for one that `check_passphrase` refuses."""
+    check_passphrase(passphrase)
     with _changing(disk, keys) as key:
         return _add(disk, key, passphrase)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from appliance.cli.keyslots import _typed
+from appliance.cli.keyslots import typed_secret
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError, NotFoundError
 from appliance.host.api import BlockDevice, Mount
@@ -133,10 +133,10 @@ def test_recovery_keys_have_the_form_of_systemd() -> None:
 
 def test_a_passphrase_comes_from_a_file_or_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p").write_text("from a file\nsecond line\n")
-    assert _typed(str(tmp_path / "p"), "", twice=True) == Secret(b"from a file")
+    assert typed_secret(str(tmp_path / "p"), "", twice=True) == Secret(b"from a file")
     with (tmp_path / "p").open() as stream:
         monkeypatch.setattr(sys, "stdin", stream)
-        assert _typed("-", "", twice=True) == Secret(b"from a file")
+        assert typed_secret("-", "", twice=True) == Secret(b"from a file")
 
 
 def test_a_secret_does_not_show() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import struct
@@ -14,16 +15,21 @@ from pathlib import Path
 
 import pytest
 
+from appliance.cli import moreslots
+from appliance.cli.output import Output
 from appliance.config.loader import load_enrolment
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
 from appliance.host.api import BlockDevice, Mount
+from appliance.keys import luks
+from appliance.keys.slots import Disk
 from appliance.magazines import candidate, preparations
 from appliance.magazines.enrolment import enrol
 from appliance.magazines.filesystems import Filesystem, make
 from appliance.magazines.preparations import Phase, Preparation
 from appliance.magazines.prepare import Plan, Request, execute, plan
 from appliance.magazines.wipe import Wipe, Wiped
+from tests.unit.lukshelp import LuksDisk, needs_cryptsetup
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="preparing disks needs root")
 SIZE = 400 * 1024 * 1024
@@ -131,7 +137,7 @@ def tool(*words: str) -> Callable[[Path], None]:
     return apply
 
 
-def luks(kind: str) -> Callable[[Path], None]:
+def container(kind: str) -> Callable[[Path], None]:
     key = "/proc/self/cmdline"  # any bytes do
     return tool("cryptsetup", "luksFormat", "-q", "--type", kind, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", key)  # fmt: skip # noqa: E501
 
@@ -169,8 +175,8 @@ def raid(node: Path) -> None:
         pytest.param(tool("mkfs.btrfs", "-q"), "btrfs", id="btrfs"),
         pytest.param(tool("sfdisk", "--quiet", "--label", "gpt"), "gpt", id="gpt"),
         pytest.param(tool("sfdisk", "--quiet", "--label", "dos"), "dos", id="dos"),
-        pytest.param(luks("luks1"), "crypto_LUKS", id="luks1"),
-        pytest.param(luks("luks2"), "crypto_LUKS", id="luks2"),
+        pytest.param(container("luks1"), "crypto_LUKS", id="luks1"),
+        pytest.param(container("luks2"), "crypto_LUKS", id="luks2"),
         pytest.param(lvm, "LVM2_member", id="lvm"),
         pytest.param(raid, "linux_raid_member", id="raid"),
     ],
@@ -411,3 +417,34 @@ def test_file_systems_are_made_for_few_large_files(filesystem: Filesystem, tmp_p
         values = {key: value.strip() for key, _, value in (line.partition(":") for line in facts.splitlines())}
         assert values["Reserved block count"] == "0" and values["Errors behavior"] == "Remount read-only"
         assert 65536 <= int(values["Inode count"]) < 70000
+
+
+@needs_cryptsetup
+@pytest.mark.shows_key
+def test_passphrase_and_recovery_key_at_once(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.state_dir.mkdir(exist_ok=True)
+    disk = LuksDisk.create(tmp_path / "disk", config.key_file)
+    least = ("--pbkdf-force-iterations", "4", "--pbkdf-memory", "1024", "--pbkdf-parallel", "1")
+    monkeypatch.setitem(luks._PBKDF, luks.Cost.STRONG, ("--pbkdf", "argon2id", *least))
+    words = tmp_path / "words"
+    parser = argparse.ArgumentParser()
+    moreslots.register(parser)
+    parser.add_argument("--dry-run", action="store_true")
+    args = parser.parse_args(["--passphrase-from", str(words), "--recovery"])
+    words.write_text("short\n")
+    with pytest.raises(MagbayError, match="12 to 512"):
+        moreslots.ask(args, "m9")
+    words.write_text("nine correct horses\n")
+    wanted = moreslots.ask(args, "m9")
+    assert wanted.steps() == ("add a passphrase and a recovery key",)
+    place = Disk(str(disk.node), disk.uuid, config.state_dir)
+    made = moreslots.add(wanted, place, "m9", config, Output())
+    assert disk.opens(b"nine correct horses") and disk.opens(made.encode()) and disk.opens(config.key_file)
+    assert made in capsys.readouterr().out
+    config.key_file.chmod(0o600)
+    config.key_file.write_bytes(b"x" * 4096)
+    with pytest.raises(MagbayError, match="nothing was changed") as caught:
+        moreslots.add(wanted, place, "m9", config, Output())
+    assert "magbay key add m9" in caught.value.hint
