@@ -336,7 +336,9 @@ class SessionReader:
             found = Attributes(index, FileType.PLUGIN_OBJECT, stream_name(stream).encode(), EncodedStat(size=len(data)))
         job_id = session.start.job_id if session.start else 0
         update = kind == Stream.UNIX_ATTRIBUTE_UPDATE
-        entry = FileEntry(session.ids, job_id, self._volume, replace(found, file_index=index), update)
+        if found.file_index != index:
+            found = replace(found, file_index=index)
+        entry = FileEntry(session.ids, job_id, self._volume, found, update)
         if self._select is not None and not self._select.wants_name(entry.path):
             session.ignored = index
             return None

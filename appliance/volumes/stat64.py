@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 from appliance.volumes.errors import VolumeError
 
@@ -31,18 +32,29 @@ def encode_number(value: int) -> bytes:
     return bytes(digits)
 
 
-def decode_number(text: bytes) -> int:
-    """The reverse of `encode_number`. Raises `VolumeError` for anything but a 64-bit number."""
+@lru_cache(maxsize=8192)  # most numbers of a tree are the same again and again; `_LONGEST` bounds the entries
+def _decoded(text: bytes) -> int:
     digits = text[1:] if text[:1] == b"-" else text
     value = 0
     try:
-        for digit in digits[:_LONGEST]:
+        for digit in digits:
             value = value << 6 | _VALUE[digit]
     except KeyError:
         value = -1
     if not digits or len(digits) >= _LONGEST or not 0 <= value < 1 << 64:
-        raise VolumeError(f"{text[:40]!r} is not a number of an attributes record")
+        raise _no_number(text)
     return -value if digits is not text else value
+
+
+def _no_number(text: bytes) -> VolumeError:
+    return VolumeError(f"{text[:40]!r} is not a number of an attributes record")
+
+
+def decode_number(text: bytes) -> int:
+    """The reverse of `encode_number`. Raises `VolumeError` for anything but a 64-bit number."""
+    if len(text) > _LONGEST:
+        raise _no_number(text)
+    return _decoded(text)
 
 
 @dataclass(frozen=True)
