@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.labels import SessionLabel
+from appliance.volumes.posixre import Pattern
 
 _Ranges = list[tuple[int, int]]
 _RANGE = re.compile(r"(\d{1,20})(?:\s*-\s*(\d{1,20}))?")
@@ -29,7 +30,7 @@ class BsrEntry:
     ranges: dict[str, _Ranges] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     streams: set[int] = field(default_factory=set)
-    pattern: re.Pattern[str] | None = None
+    pattern: Pattern | None = None
 
     def _in(self, keyword: str, value: int) -> bool:
         ranges = self.ranges.get(keyword)
@@ -60,7 +61,7 @@ class BsrEntry:
 
     def wants_name(self, path: str) -> bool:
         """Whether the name in the attributes matches FileRegex."""
-        return self.pattern is None or self.pattern.search(path) is not None
+        return self.pattern is None or self.pattern.search(path)
 
     @property
     def span(self) -> tuple[int, int] | None:
@@ -135,9 +136,9 @@ def _parse_streams(entry: BsrEntry, value: str, where: str) -> None:
 
 def _parse_pattern(entry: BsrEntry, value: str, where: str) -> None:
     try:
-        entry.pattern = re.compile(value)
-    except re.error as error:
-        raise VolumeError(f"{where}: FileRegex {value[:60]!r}: {error}") from None
+        entry.pattern = Pattern(value)
+    except VolumeError as error:
+        raise VolumeError(f"{where}: FileRegex: {error.message}") from None
 
 
 _OTHER: dict[str, Callable[[BsrEntry, str, str], None]] = {"stream": _parse_streams, "fileregex": _parse_pattern}

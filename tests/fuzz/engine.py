@@ -32,7 +32,7 @@ FileIndex=1-3,5
 Count=4
 Stream=1,2
 JobId=3
-FileRegex="^/x"
+FileRegex="^/(home|root)/([a-z]+)*[^/]{2,}x?$"
 """
 
 

@@ -163,6 +163,7 @@ def bootstrap(data: bytes) -> None:
     with contextlib.suppress(MagbayError):
         found = parse_bsr(data.decode("utf-8", "surrogateescape"), "x.bsr")
         for entry in found.entries:
+            entry.wants_name("/home/somebody/" + "a" * 200)
             for volume in entry.volumes:
                 found.span(volume)
 
