@@ -1,7 +1,7 @@
 """One session with a Bareos Director: `python -m appliance.director.bareos CONFIG SECONDS`, lines on stdin.
 
-A process of its own because python-bareos waits for ever for a Director that hangs. The password is read from the
-console's configuration, so it is in no argument.
+A process of its own because python-bareos waits for ever for a Director that hangs: SIGALRM ends it. The password is
+read from the console's configuration, so it is in no argument.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 from appliance.director.console import read_console_config
 from appliance.errors import MagbayError
 
-# One run of a changer may take this long (Maximum Changer Wait of both daemons).
-_MOST_SECONDS = 300
 # Never matches: a reply ends with the Director's prompt, not with the first line such as "3000 OK label".
 _NO_END = rb"(?!)"
 
 
 def talk(config: Path, seconds: int, lines: list[str]) -> str:
-    """Send *lines* to the Director of *config*; gives its replies. Raises `MagbayError`."""
+    """Send *lines* to the Director of *config*; gives its replies. Raises `MagbayError`.
+
+    The process dies by SIGALRM when the login or one of the commands takes more than *seconds*.
+    """
     settings = read_console_config(config)
     try:
         bsock: Any = importlib.import_module("bareos.bsock")
@@ -41,7 +42,7 @@ def talk(config: Path, seconds: int, lines: list[str]) -> str:
         )
         reply = b""
         for line in lines:
-            signal.alarm(max(seconds, _MOST_SECONDS))
+            signal.alarm(seconds)
             console.send(bytearray(line, "utf-8"))
             reply += bytes(console.recv_msg(regex=_NO_END)) + b"\n"
     except errors.AuthenticationError:

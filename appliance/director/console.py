@@ -7,6 +7,7 @@ the package python-bareos (an optional extra), because Bareos' bconsole cannot b
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,8 @@ class BareosConsole:
         argv = [sys.executable, "-m", "appliance.director.bareos", str(path), str(seconds)]
         text = "".join(f"{line}\n" for line in lines)
         status, reply, complaint = attempt(argv, _WHAT, timeout=_MOST_SECONDS, hint=_REACH, text=text)
+        if status == -signal.SIGALRM:
+            raise MagbayError(f"{_WHAT}: no answer within {seconds} s", hint=_REACH)
         if status != 0:
             raise MagbayError(f"{_WHAT}: {_last(complaint) or 'the session was cut'}", hint=_REACH)
         return reply

@@ -122,7 +122,7 @@ def set_up(office: Office) -> None:
     guest.run("echo @/etc/bacula/jobs.conf >> /etc/bacula/bacula-dir.conf")
     # Without Debian's links for System V init, which take half a minute here.
     told = guest.run(f"set -e; export SYSTEMCTL_SKIP_SYSV=1\n{start}", timeout=240).stdout
-    assert "FAIL" not in told and "ok    rights: user bacula may use" in told, told
+    assert told.count("ok    ") == 8 and "ok    rights: user bacula may use" in told, told
     units = "bacula-sd bacula-fd bacula-director"
     assert guest.run(f"systemctl is-active {units} && systemctl is-enabled {units}").stdout.split().count("active") == 3
     assert guest.run("ps -o user= -C bacula-sd,bacula-dir").stdout.split() == ["bacula", "bacula"]
@@ -131,8 +131,8 @@ def set_up(office: Office) -> None:
     for name, disk in office.disks.items():
         guest.plug(disk)
         nodes[name] = guest.device(disk)
-    guest.run(f"magbay prepare {nodes['m1']} --name m1 --wipe none --yes", timeout=180)
-    guest.run(f"magbay prepare {nodes['m2']} --name m2 --wipe none --yes", timeout=180)
+    for name, node in nodes.items():
+        guest.run(f"magbay prepare {node} --name {name} --wipe none --yes", timeout=180)
     guest.run("magbay-changer /etc/magbay/magbay.yaml createvols m2 1 -l m2-e")
     # Two that magbay labelled on each, and an empty one, which only the Director can label; nobody typed a command.
     office.wait_media("m1", *HERE, "Magbay")
@@ -246,5 +246,4 @@ def test_the_broken_link_is_named(office: Office) -> None:
     console, drives = "/etc/magbay/bconsole.conf", "/run/magbay/drives"
     assert "cannot be read by magbay" in broken(f"chgrp root {console}", f"chgrp magbay {console}")
     assert f"user bacula may not write in {drives}" in broken(f"chmod g-w {drives}", f"chmod g+w {drives}")
-    assert "does not reach the storage daemon" in broken("systemctl stop bacula-sd", "systemctl start bacula-sd")
-    assert guest.run("magbay director test", timeout=120).stdout.count("ok    ") == 8
+    assert "does not reach the storage daemon" in broken("systemctl stop bacula-sd", "true")
