@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from appliance.cli.output import as_told
 from appliance.config.schema import Config, Enrolment
 from appliance.host.api import BlockDevice
-from appliance.host.real.devices import _decode
+from appliance.host.real.devices import Marks, _decode
 from appliance.host.simulated import SimulatedDisk, World, simulated_host
+from appliance.magazines.attached import enrolments, read_enrolments
 from appliance.magazines.disks import survey
 from appliance.magazines.media import Media
 from appliance.magazines.prepare import enrol
@@ -22,7 +25,7 @@ from tests.strangers.kinds import blank, tool
 
 LUKS_UUID = "0c1d2e3f-0000-4000-8000-000000000001"
 FILESYSTEM_UUID = "0c1d2e3f-0000-4000-8000-000000000002"
-ENROLMENT = Enrolment("m1", FILESYSTEM_UUID, LUKS_UUID, serial="SER-M1")
+ENROLMENT = Enrolment("mag1", FILESYSTEM_UUID, LUKS_UUID, serial="SER-M1")
 # libblkid says nothing of these: names that only a reader of the whole disk could give.
 _SILENT = {"luks1-without-magic", "header-elsewhere", "zeros", "ambivalent"}
 
@@ -36,7 +39,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stranger, ...]:
     options = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--uuid", LUKS_UUID]
     tool("cryptsetup", "luksFormat", "-q", *options, "--key-file", folder / "key", image)
     return strangers(
-        tmp_path_factory.mktemp("strangers"), Ours("m1", LUKS_UUID, FILESYSTEM_UUID, folder / "key", image)
+        tmp_path_factory.mktemp("strangers"), Ours("mag1", LUKS_UUID, FILESYSTEM_UUID, folder / "key", image)
     )
 
 
@@ -112,3 +115,43 @@ def test_names_of_devices_are_decoded(told: str, name: str) -> None:
 
 def test_names_of_devices_give_no_orders() -> None:
     assert as_told("a\x1b[2J\n\x9b\u202e\udcff é") == "a\\x1b[2J\\n\\x9b\\u202e\\udcff é"
+
+
+def test_a_device_is_looked_at_again_when_udev_has_said_something(tmp_path: Path) -> None:
+    devices, database = tmp_path / "block", tmp_path / "data"
+    (devices / "sda").mkdir(parents=True)
+    database.mkdir()
+    (devices / "sda" / "dev").write_text("8:0\n")
+    marks = Marks(devices, database)
+    assert marks.names() == ["sda"] and marks.mark("sda") is None, "udev is not through with it"
+    (database / "b8:0").write_text("E:ID_FS_TYPE=ext4\n")
+    first = marks.mark("sda")
+    assert first is not None and marks.mark("sda") == first
+    # udev replaces the file, perhaps within one tick of the clock and with as many bytes.
+    (database / "new").write_text("E:ID_FS_TYPE=swap\n")
+    os.utime(database / "new", ns=(first[2], first[2]))
+    (database / "new").rename(database / "b8:0")
+    second = marks.mark("sda")
+    assert second is not None and second != first
+    # Another disk under the same name, with another number.
+    (devices / "sda").rename(tmp_path / "old")
+    (devices / "sda").mkdir()
+    (devices / "sda" / "dev").write_text("8:16\n")
+    assert marks.mark("sda") is None
+    (database / "b8:0").rename(database / "b8:16")
+    assert marks.mark("sda") not in (None, first, second)
+    assert marks.mark("sdb") is None
+
+
+def test_an_enrolment_that_changes_is_read_again(config: Config) -> None:
+    enrol(config, ENROLMENT)
+    assert enrolments(config) == (ENROLMENT,)
+    enrol(config, replace(ENROLMENT, name="mag2"))
+    assert [item.name for item in enrolments(config)] == ["mag2"]
+    path = config.enrolment_dir / f"{FILESYSTEM_UUID}.yaml"
+    path.write_text("name: [")
+    for _ in range(2):
+        found, damaged = read_enrolments(config)
+        assert not found and len(damaged) == 1
+    path.unlink()
+    assert read_enrolments(config) == ((), ())
