@@ -194,17 +194,13 @@ class Extractor:
             return False
         if self._replace is Replace.NEVER:
             return True
-        if self._replace is Replace.IF_NEWER and one.entry.attributes.stat.mtime <= int(found.st_mtime):
-            return True
-        self._target.remove(one.parts)
-        return False
+        return self._replace is Replace.IF_NEWER and one.entry.attributes.stat.mtime <= int(found.st_mtime)
 
     def _create(self, one: _Open, kind: str) -> None:
         attributes = one.entry.attributes
         if one.entry.is_update:
             return
-        if attributes.ftype in _AS_FILE:
-            one.fd = self._target.create_file(one.parts)
+        if attributes.ftype in _AS_FILE:  # made with its first bytes: what is there stays when nothing can be read
             one.digest = self._plan.start(one.entry.ids)
         elif kind == "directory":
             self._target.create_directory(one.parts)
@@ -236,14 +232,18 @@ class Extractor:
     def _write(self, one: _Open, event: Data) -> None:
         try:
             chunk = decode(event.stream, event.data)
-            if one.fd is None:
+            if one.digest is None:
                 raise VolumeError(f"it is a {one.entry.attributes.kind} but has data")
-            if one.digest is not None:
-                one.digest.update(chunk.data)
+            one.digest.update(chunk.data)
             for piece in self._pieces(one, event.stream, chunk):
-                self._write_piece(one, one.fd, piece)
+                self._write_piece(one, self._file(one), piece)
         except (OSError, OverflowError, VolumeError) as error:
             self._fail(one, error)
+
+    def _file(self, one: _Open) -> int:
+        if one.fd is None:
+            one.fd = self._target.create_file(one.parts)
+        return one.fd
 
     def _pieces(self, one: _Open, stream: int, chunk: Chunk) -> Iterable[Chunk]:
         """The bytes of the file in a decoded record: itself, but for Windows what is the file's among other things."""
@@ -287,8 +287,9 @@ class Extractor:
         if one.digest is not None and one.digest.bytes and not one.has_digest:
             self._plan.learn_none(event)
         try:
+            if one.digest is not None and one.fd is None:
+                self._make_empty(one, event)
             if one.failed:
-                self._drop_empty(one)
                 return
             missed = self._complete(one)
         except (OSError, OverflowError) as error:
@@ -301,11 +302,14 @@ class Extractor:
         self.summary.files += 1
         self._judge(one, event, missed)
 
-    def _drop_empty(self, one: _Open) -> None:
-        """An empty file in place of one whose data cannot be read at all would look like an empty file."""
-        if one.fd is not None and not one.length:
-            self._target.remove(one.parts)
+    def _make_empty(self, one: _Open, event: FileEnd) -> None:
+        """A file of which no byte came: right if it is empty, and nothing at all otherwise."""
+        if not one.failed and event.state is FileState.DAMAGED and one.entry.attributes.stat.size:
+            self._fail(one, VolumeError("damaged on the volume, nothing of it is left"))
+        if one.failed:
             self._links.pop((one.entry.ids, one.entry.file_index), None)
+        else:
+            self._file(one)
 
     def _complete(self, one: _Open) -> list[str]:
         """Length and attributes of a file whose data are written. Those of directories wait for their contents."""

@@ -133,8 +133,12 @@ class Target:
             os.unlink(parts[-1], dir_fd=self.parent(parts))
 
     def create_file(self, parts: Parts) -> int:
-        """A new regular file, open for writing, readable by its owner only. Raises `OSError`."""
-        return os.open(parts[-1], _CREATE, 0o600, dir_fd=self.parent(parts))
+        """A new regular file in place of what is there, open for writing, for its owner only. Raises `OSError`."""
+        try:
+            return os.open(parts[-1], _CREATE, 0o600, dir_fd=self.parent(parts))
+        except FileExistsError:
+            self.remove(parts)
+            return os.open(parts[-1], _CREATE, 0o600, dir_fd=self.parent(parts))
 
     def create_directory(self, parts: Parts) -> None:
         """A directory, which may be there already. Raises `OSError`."""
@@ -149,11 +153,13 @@ class Target:
             os.mkdir(parts[-1], 0o700, dir_fd=self.parent(parts))
 
     def create_symlink(self, parts: Parts, text: bytes) -> None:
-        """A symbolic link that reads *text*. Raises `OSError`."""
+        """A symbolic link that reads *text*, in place of what is there. Raises `OSError`."""
+        self.remove(parts)
         os.symlink(text, parts[-1], dir_fd=self.parent(parts))
 
     def create_link(self, parts: Parts, first: Parts) -> None:
-        """Another name of *first*. Raises `OSError`."""
+        """Another name of *first*, in place of what is there. Raises `OSError`."""
+        self.remove(parts)
         source = os.dup(self.parent(first))
         try:
             os.link(first[-1], parts[-1], src_dir_fd=source, dst_dir_fd=self.parent(parts), follow_symlinks=False)
@@ -161,9 +167,10 @@ class Target:
             os.close(source)
 
     def create_node(self, parts: Parts, stat: EncodedStat) -> None:
-        """A FIFO or device node. Raises `OSError`; `OverflowError` for numbers that are none."""
+        """A FIFO or device node in place of what is there. Raises `OSError`; `OverflowError` for absurd numbers."""
         if not self._trusted and not modes.S_ISFIFO(stat.mode):
             raise PermissionError(errno.EPERM, "device nodes are not made from a volume that is not trusted")
+        self.remove(parts)
         os.mknod(parts[-1], stat.mode & 0o170000 | 0o600, stat.rdev, dir_fd=self.parent(parts))
 
     def apply(

@@ -173,3 +173,25 @@ def test_hundreds_of_thousands_of_records_without_data(tmp_path: Path) -> None:
     check.close()
     assert seen > 30 * many and check.bytes == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 << 10
+
+
+def test_what_is_there_stays_when_nothing_can_be_read(tmp_path: Path) -> None:
+    """A volume whose data are of no use here must not cost the files that it names."""
+
+    def fill(job: Job) -> None:
+        job.entry(FileType.REGULAR, b"/secret", mode=stat.S_IFREG | 0o600, size=4, nlink=2)
+        job.record(Stream.ENCRYPTED_FILE_DATA, b"abcd")
+        job.entry(FileType.HARD_LINK, b"/other-name", mode=stat.S_IFREG | 0o600, link=b"/secret", link_fi=1, nlink=2)
+        job.entry(FileType.REGULAR, b"/broken", mode=stat.S_IFREG | 0o600, size=4)
+        job.record(Stream.GZIP_DATA, b"no zlib")
+        job.file(b"/emptied", b"")
+        job.file(b"/replaced", b"new")
+
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("secret", "other-name", "broken", "emptied", "replaced"):
+        (out / name).write_text("old")
+    summary = extract(tmp_path, fill)
+    assert [text.partition(":")[0] for text in summary.errors] == ["/secret", "/other-name", "/broken"]
+    assert [(out / name).read_text() for name in ("secret", "other-name", "broken")] == ["old"] * 3
+    assert (out / "emptied").read_text() == "" and (out / "replaced").read_text() == "new"
