@@ -28,6 +28,8 @@ COMMANDS = {
     "restore": "restore",
     "schedule": "schedule",
     "cancel": "schedule",
+    "browse": "browse",
+    "catalog": "catalog",
     "jobs": "jobs",
     "job": "jobs",
     "verify": "verify",

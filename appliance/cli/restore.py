@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, human_bytes
 from appliance.cli.running import heard_or_not, run_reading, warn_of
+from appliance.cli.times import AT_HELP, moment
 from appliance.errors import ExitStatus, UsageError
 from appliance.storage import restore
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = (
     "Restore a job: the newest finished one, unless --job or --latest names another. Of an incremental or "
-    "differential job the jobs that it builds on are read too; files deleted in between come back."
+    "differential job the jobs that it builds on are read too; what was deleted in between stays away."
 )
 
 
@@ -26,6 +27,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--job", type=int, metavar="ID", help="this job")
     which.add_argument("--latest", metavar="NAME", help="the newest finished job of this name")
+    parser.add_argument("--at", type=moment, metavar="TIME", help=AT_HELP)
     parser.add_argument(
         "--file",
         action="append",
@@ -44,7 +46,9 @@ def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
             "it is not said where to restore to",
             hint="Give --to DIR, or '--to /' to overwrite the files in their original places.",
         )
-    request = restore.RestoreRequest(args.to, args.job, args.latest, tuple(args.file))
+    if args.job is not None and args.at is not None:
+        raise UsageError("--job names the job already", hint="Leave out --at, or take --latest NAME.")
+    request = restore.RestoreRequest(args.to, args.job, args.latest, tuple(args.file), args.at)
     result = run_reading(restore.run, "restore", args.config, request, out)
     with heard_or_not():
         _tell(result, out)

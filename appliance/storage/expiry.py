@@ -48,6 +48,25 @@ def jobs_on(catalog: Catalog, media: Media) -> set[int]:
     return {job_id for (job_id,) in catalog.rows(query, (media.media_id,))}
 
 
+def prune(catalog: Catalog, config: Config, *, dry_run: bool = False) -> list[Job]:
+    """Purge every good job that is not needed, though its volumes still hold it; gives them, newest first.
+
+    Names of directories that nothing refers to go as well, unless a job runs that may be about to.
+    """
+    with catalog.transaction() as db:
+        kept = needed(catalog, config)
+        gone = [job for job in catalog.jobs() if job.status.good and job.job_id not in kept]
+        if dry_run:
+            return gone
+        for job in gone:
+            db.execute("DELETE FROM File WHERE JobId=?", (job.job_id,))
+            db.execute("DELETE FROM JobMedia WHERE JobId=?", (job.job_id,))
+            db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus.PURGED.value, job.job_id))
+        if gone and not catalog.jobs(status=JobStatus.RUNNING):
+            db.execute("DELETE FROM Path WHERE PathId NOT IN (SELECT PathId FROM File)")
+    return gone
+
+
 def forget(db: sqlite3.Connection, job_ids: set[int], media: Media) -> None:
     """Inside a transaction: the jobs are purged, since what they have on the volume goes.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,8 +105,10 @@ class Part:
         return sum(run.end - run.start + 1 for run in self.runs)
 
 
-def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None) -> Job:
-    """The job named by id, else the newest good one (of the name *latest*). Raises `NotFoundError`."""
+def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before: int | None = None) -> Job:
+    """The job named by id, else the newest good one (of the name *latest*) that began at *before* (Unix seconds) or
+    earlier. Raises `NotFoundError`.
+    """
     if job_id is not None:
         job = catalog.job(job_id)
         if job.status is JobStatus.PURGED:
@@ -114,9 +118,11 @@ def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None) -> Job:
             )
         return job
     for job in catalog.jobs(name=latest):
-        if job.status.good:
+        if job.status.good and (before is None or job.started <= before):
             return job
     name = f" called {latest}" if latest else ""
+    if before is not None:
+        name += f" that began by {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(before))}"
     raise NotFoundError(
         f"the catalog has no finished job{name}",
         hint="'magbay jobs' lists the jobs; 'magbay volume extract' reads volumes without a catalog.",
@@ -138,8 +144,11 @@ def wanted_files(catalog: Catalog, chain: Sequence[Job], globs: Sequence[str]) -
     """
     wanted = {job.job_id: Wanted(job) for job in chain}
     matches = matcher(globs)
-    if len(chain) == 1:
-        found: Iterable[SavedFile] = saved_files.of_job(catalog, chain[0].job_id)
+    found: Iterable[SavedFile]
+    if globs and all(_is_plain(glob) for glob in globs):
+        found = _under(catalog, list(wanted), globs)
+    elif len(chain) == 1:
+        found = saved_files.of_job(catalog, chain[0].job_id)
     else:
         found = saved_files.newest(catalog, list(wanted))
     for saved in found:
@@ -151,6 +160,21 @@ def wanted_files(catalog: Catalog, chain: Sequence[Job], globs: Sequence[str]) -
             hint="Give paths as they were saved, for example '/etc/*.conf'.",
         )
     return list(wanted.values())
+
+
+def _is_plain(glob: str) -> bool:
+    """Whether it is just an absolute path: then the catalog need not be read from end to end."""
+    return glob.startswith("/") and glob.strip("/") != "" and not set(glob) & set("*?[")
+
+
+def _under(catalog: Catalog, chain: Sequence[int], paths: Sequence[str]) -> Iterator[SavedFile]:
+    """The newest versions of *paths* and of what lies in them, each once."""
+    roots = sorted({os.fsencode(path.rstrip("/")) for path in paths})
+    kept: list[bytes] = []
+    for root in roots:
+        if not any(root.startswith(other + b"/") for other in kept):
+            kept.append(root)
+            yield from saved_files.below(catalog, chain, root)
 
 
 def parts_for(

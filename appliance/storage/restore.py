@@ -29,13 +29,14 @@ _MOST_KEPT = 1000
 class RestoreRequest:
     """What to restore: of one job (default: the newest good one, of the name *latest*) what *globs* match, below *to*.
 
-    *to* "/" restores to where the files came from.
+    *before* (Unix seconds): of the jobs that began by then. *to* "/" restores to where the files came from.
     """
 
     to: Path
     job: int | None = None
     latest: str | None = None
     globs: tuple[str, ...] = ()
+    before: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def run(
     """
     with Catalog(config.state_dir) as catalog:
         catalog.recover()
-        job = chosen_job(catalog, request.job, request.latest)
+        job = chosen_job(catalog, request.job, request.latest, request.before)
         wanted = wanted_files(catalog, chain_of(catalog, job), request.globs)
         work = [(item, parts_for(catalog, config, item.job, wanted=item)) for item in wanted if item.count]
         started(sum(part.size for _, parts in work for part in parts))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Generator, Iterator, Sequence
 
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import SavedFile
+from appliance.volumes.attributes import FileType
+from appliance.volumes.stat64 import EncodedStat
 
 # Rows of one transaction: large enough to cost nothing, small enough that other jobs hardly wait.
 _BATCH = 2000
@@ -98,6 +101,70 @@ def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:
     )
     for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, chain):
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
+
+
+_NO_NUMBERS = EncodedStat(mode=stat.S_IFDIR).pack().decode("ascii")
+# Of rows of one path and name the one of the newest job: with max() SQLite takes the other columns from its row.
+_NEWEST = (
+    "SELECT max(f.JobId), f.FileIndex, f.Type, p.Path, f.Name, f.LStat, f.Digest "
+    "FROM Path p CROSS JOIN File f ON f.PathId=p.PathId "
+    "WHERE {where} AND f.JobId IN ({marks}) GROUP BY f.PathId, f.Name"
+)
+
+
+def _newest_where(catalog: Catalog, chain: Sequence[int], where: str, values: Sequence[bytes]) -> Iterator[SavedFile]:
+    query = _NEWEST.format(where=where, marks=", ".join("?" * len(chain)))
+    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *chain)):
+        yield SavedFile(job_id, index, kind, path + name, lstat, digest)
+
+
+def below(catalog: Catalog, chain: Sequence[int], path: bytes) -> Iterator[SavedFile]:
+    """The newest versions in the jobs of *chain* of *path* (without a slash at its end) and of all that lies in it."""
+    cut = path.rfind(b"/") + 1
+    if path[cut:]:
+        yield from _newest_where(catalog, chain, "p.Path=? AND f.Name=?", (path[:cut], path[cut:]))
+    inside = path.rstrip(b"/") + b"/"
+    # A slash is followed by "0" in ASCII: everything that begins with the directory's name and slash is in between.
+    yield from _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", (inside, inside[:-1] + b"0"))
+
+
+def children(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Iterator[SavedFile]:
+    """The newest versions of what lies directly in *directory* (its name with a slash at its end).
+
+    A directory that was not saved itself, but something in it, has no numbers and FileIndex 0.
+    """
+    yield from _newest_where(catalog, chain, "p.Path=? AND f.Name<>?", (directory, b""))
+    inside = (directory, directory[:-1] + b"0")
+    last = directory
+    # From one subdirectory to the next, past everything that lies in it.
+    while True:
+        query = "SELECT Path FROM Path WHERE Path>? AND Path<? ORDER BY Path LIMIT 1"
+        found = next(iter(catalog.rows(query, (last, inside[1]))), None)
+        if found is None:
+            return
+        name = bytes(found[0])[len(directory) :].split(b"/", 1)[0]
+        sub = directory + name + b"/"
+        itself = list(_newest_where(catalog, chain, "p.Path=? AND f.Name=?", (sub, b"")))
+        yield from itself or _on_the_way(catalog, chain, sub)
+        last = directory + name + b"0"
+
+
+def _on_the_way(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Iterator[SavedFile]:
+    for saved in _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", (directory, directory[:-1] + b"0")):
+        if saved.type != FileType.DELETED:
+            yield SavedFile(saved.job_id, 0, FileType.DIRECTORY, directory, _NO_NUMBERS, "")
+            return
+
+
+def versions(catalog: Catalog, path: bytes) -> Iterator[SavedFile]:
+    """Every saved version of *path* (a directory's with a slash at its end), newest job first."""
+    cut = path.rfind(b"/") + 1
+    query = (
+        "SELECT f.JobId, f.FileIndex, f.Type, f.LStat, f.Digest FROM Path p CROSS JOIN File f ON f.PathId=p.PathId "
+        "WHERE p.Path=? AND f.Name=? ORDER BY f.JobId DESC"
+    )
+    for job_id, index, kind, lstat, digest in catalog.rows(query, (path[:cut], path[cut:])):
+        yield SavedFile(job_id, index, kind, path, lstat, digest)
 
 
 def text(path: bytes) -> str:

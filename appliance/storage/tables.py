@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _FIRST = (
     """CREATE TABLE Media(MediaId INTEGER PRIMARY KEY, VolumeName TEXT NOT NULL UNIQUE, Magazine TEXT NOT NULL,
@@ -39,6 +39,8 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE Media ADD COLUMN Recycled INTEGER NOT NULL DEFAULT 0",  # how often it was written anew
         "ALTER TABLE Job ADD COLUMN Waiting TEXT NOT NULL DEFAULT ''",  # for which magazines it waits just now
     ),
+    # One file or directory out of millions; the key of the table stands behind the two columns by itself.
+    3: ("CREATE INDEX FilePath ON File(PathId, JobId)",),
 }
 
 

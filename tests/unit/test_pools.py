@@ -220,6 +220,7 @@ def test_a_catalog_of_the_version_before_is_brought_up(tmp_path: Path, config: C
     save(config, data)
     with Catalog(config.state_dir) as catalog:
         for statement in (
+            "DROP INDEX FilePath",
             "ALTER TABLE Media DROP COLUMN Recycled",
             "ALTER TABLE Job DROP COLUMN Waiting",
             "PRAGMA user_version=1",
