@@ -37,8 +37,8 @@ sys.exit(main(["key", "rekey", sys.argv[2]]))
 class Keys:
     """What the scenarios ask the guest about keys."""
 
-    def __init__(self, dock: Dock) -> None:
-        self.dock, self.guest = dock, dock.guest
+    def __init__(self, dock: Dock, m1: Disk, m2: Disk) -> None:
+        self.dock, self.guest, self.m1, self.m2 = dock, dock.guest, m1, m2
 
     def document(self, words: str, rc: int = 0) -> Any:
         done = self.guest.run(f"magbay --json key {words}", check=False, timeout=180)
@@ -69,12 +69,12 @@ def keys(guest: Guest, tmp_path: Path) -> Keys:
     for magazine in made:
         dock.wait_state(magazine.disk.serial, "mounted")
         guest.run(f"magbay key header-backup {magazine.name}", timeout=180)
-    return Keys(dock)
+    return Keys(dock, made[0].disk, made[1].disk)
 
 
 def test_rotation_with_one_magazine_here_and_one_away_killed_at_its_steps(keys: Keys) -> None:
     guest, dock = keys.guest, keys.dock
-    m1, m2 = (guest.plugged[f"SER-{name}"] for name in ("m1", "m2"))
+    m1, m2 = keys.m1, keys.m2
     assert {facts["opens_with"] for facts in keys.check().values()} == {"new"}
     guest.run("magbay eject m2")
     dock.pull(m2)
@@ -124,7 +124,7 @@ def test_rotation_with_one_magazine_here_and_one_away_killed_at_its_steps(keys: 
 
 def test_other_ways_to_open_and_a_sealed_key_and_a_lost_header(keys: Keys) -> None:
     guest, dock = keys.guest, keys.dock
-    m1, m2 = (guest.plugged[f"SER-{name}"] for name in ("m1", "m2"))
+    m1, m2 = keys.m1, keys.m2
     guest.run("printf 'nine correct horses' > /root/passphrase")
     added = keys.document("add m1 --passphrase --from /root/passphrase")["added"]
     assert [slot["kind"] for slot in added] == ["passphrase"]
