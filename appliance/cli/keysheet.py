@@ -60,10 +60,10 @@ def run_sheet(args: argparse.Namespace, out: Output) -> ExitStatus:
     if args.pdf:
         from appliance.keys.sheet_pdf import pdf
 
-        write_atomic(args.pdf, pdf(what), mode=0o600)
+        write_atomic(args.pdf, pdf(what), mode=0o600, adopted=False)
         written.append(str(args.pdf))
     if args.text:
-        write_atomic(args.text, sheet.text(what).encode(), mode=0o600)
+        write_atomic(args.text, sheet.text(what).encode(), mode=0o600, adopted=False)
         written.append(str(args.text))
     text = "" if written else sheet.text(what)
     out.document({"fingerprint": what.fingerprint, "files": written} | ({"sheet": text} if text else {}))

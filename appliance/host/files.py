@@ -16,15 +16,17 @@ from pathlib import Path
 _LOOK = 0.1  # seconds between two looks at a lock that another holds
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = True) -> None:
-    """Replace *path* by *data* (bytes); *durable* False leaves out the fsyncs, for files in /run. Raises `OSError`."""
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = True, adopted: bool = True) -> None:
+    """Replace *path* by *data* (bytes); *durable* False leaves out the fsyncs, for files in /run; *adopted* False keeps
+    a file of root from the owner of its directory. Raises `OSError`."""
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            adopt(file.fileno(), path.parent)
+            if adopted:
+                adopt(file.fileno(), path.parent)
             if durable:
                 os.fsync(file.fileno())
         Path(name).replace(path)
