@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from appliance.changer import command
 from appliance.changer.plain import PLAIN
 
 SCRIPT = Path(__file__).parents[2] / "bin" / "magbay-changer"
+PROGRAM = SCRIPT.with_suffix(".c")  # the same for machines with a compiler
 LABEL = b"\x00\x00\x00\x01\x00\x00\x00\xc8\x00\x00\x00\x00BB02" + bytes(200)
 YAML = (
     "state_dir: state\nrun_dir: run\nchanger: {name: c0, drives: 3, slots: 40}\n"
@@ -57,7 +58,35 @@ class Box:
         return HANDED_OVER in err
 
 
-def make(root: Path, text: str = YAML) -> Box:
+@pytest.fixture(scope="module", params=["perl", "C"])
+def quick(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Either program: both have to pass every test here."""
+    if request.param == "perl":
+        yield SCRIPT
+        return
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("there is no cc")
+    program = tmp_path_factory.mktemp("compiled") / "magbay-changer"
+    line = [
+        compiler,
+        "-std=gnu17",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Wconversion",
+        "-Wshadow",
+        "-Werror",
+        "-fsanitize=address",
+    ]
+    done = subprocess.run([*line, "-o", program, PROGRAM], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASAN_OPTIONS", "detect_leaks=0")  # it lives for a millisecond and frees nothing
+        yield program
+
+
+def make(quick: Path, root: Path, text: str = YAML) -> Box:
     root.mkdir()
     for magazine, volumes in (("m1", ("v1", "v2")), ("m2", ("w1",))):
         (root / magazine).mkdir()
@@ -65,17 +94,17 @@ def make(root: Path, text: str = YAML) -> Box:
             (root / magazine / volume).write_bytes(LABEL)
     (root / "m1" / "README").write_text("no volume")
     (root / "bin").mkdir()
-    shutil.copy(SCRIPT, root / "bin")
+    shutil.copy(quick, root / "bin")
     (root / "magbay.yaml").write_text(text.replace("ROOT", str(root)))
     return Box(root, root / "magbay.yaml")
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> list[Box]:
+def published(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Box]:
     """Published boxes; first those with a configuration of OTHERS."""
     base, home = tmp_path_factory.mktemp("quick"), Path.cwd()
-    made = [make(base / f"other{n}", text) for n, text in enumerate(OTHERS)]
-    made += [make(base / str(n)) for n in range(28)]
+    made = [make(quick, base / f"other{n}", text) for n, text in enumerate(OTHERS)]
+    made += [make(quick, base / str(n)) for n in range(28)]
     for _ in range(2):  # the first makes directories itself, which are too young then
         for box in made:
             os.chdir(box.root)
