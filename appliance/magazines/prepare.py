@@ -119,7 +119,7 @@ def plan(request: Request, config: Config, devices: Devices, mounts: Mounts) -> 
         whose = f" (magazine {enrolled.name})" if enrolled else ""
         raise MagbayError(f"{device.node} is not touched: {never}{whose}", hint="Take a blank disk that is not in use.")
     health = candidate.health(device.node)
-    if health.condition is Condition.FAILING:
+    if health.condition is Condition.FAILING and config.health.refuse_failing:
         raise MagbayError(
             f"{device.node} is not touched: it is failing, it says: {health.reason}", hint="Take another disk."
         )
@@ -198,8 +198,9 @@ def _begin(request: Request, device: BlockDevice, unfinished: Preparation | None
 
 
 def _notes(device: BlockDevice, state: Preparation, health: Health) -> tuple[str, ...]:
-    worn = (f"it is worn: {health.reason}",) if health.condition is Condition.WORN else ()
-    return worn + _remains(device, state)
+    bad = health.condition in (Condition.WORN, Condition.FAILING)
+    told = (f"it is {health.condition.value}: {health.reason}",) if bad else ()
+    return told + _remains(device, state)
 
 
 def _remains(device: BlockDevice, state: Preparation) -> tuple[str, ...]:

@@ -366,6 +366,8 @@ def test_a_disk_that_says_it_is_failing_is_refused(
     monkeypatch.setattr(candidate, "_SEARCH", str(tmp_path))
     with pytest.raises(MagbayError, match="it is failing, it says"):
         planned(config, machine, tmp_path, serial="S1")
+    lenient = replace(config, health=replace(config.health, refuse_failing=False))
+    assert "it is failing" in planned(lenient, machine, tmp_path).notes[0]
     program.write_text("#!/bin/sh\necho nonsense; exit 2\n")
     assert planned(config, machine, tmp_path)
 
