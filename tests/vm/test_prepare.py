@@ -209,9 +209,12 @@ def test_two_at_once_and_a_disk_that_is_bad(guest: Guest, tmp_path: Path) -> Non
     guest.machine.qmp.execute(
         "blockdev-add",
         node_name="node-bad",
-        driver="blkdebug",
-        inject_error=[{"event": "write_aio", "errno": 5, "sector": 100_001, "once": False}],
-        image={"driver": "file", "filename": str(bad.path)},
+        driver="raw",
+        file={
+            "driver": "blkdebug",
+            "inject-error": [{"event": "write_aio", "iotype": "write", "errno": 5, "sector": 100_001}],
+            "image": {"driver": "file", "filename": str(bad.path)},
+        },
     )
     guest.machine.qmp.execute(
         "device_add", driver="scsi-hd", bus="dock.0", drive="node-bad", id="disk-bad", serial="P-bad", werror="report"
