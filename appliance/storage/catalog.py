@@ -146,6 +146,8 @@ class Catalog:
     def start_job(self, new: NewJob) -> Job:
         """Enter a running job. It counts as alive until this process ends or calls `finish_job`."""
         with self.transaction() as db:
+            if new.base is not None and not self.job(new.base).status.good:
+                raise CatalogError(f"job {new.base} was just purged: {new.name} cannot build on it", hint="Try again.")
             ids = _new_session(db)
             values = (new.name, new.level.value, JobStatus.RUNNING.value, new.pool, new.fileset, new.fileset_md5)
             cursor = db.execute(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from appliance.errors import MagbayError
 from appliance.host import files
+from appliance.storage import readers
 
 # After so many bytes the kernel is asked to begin writing them out; so often it is asked whether that went well, so
 # that a pulled disk shows within seconds and little is left to wait for at the end.
@@ -165,6 +166,14 @@ class FileVolume:
         except OSError as error:
             raise self.declared(error) from None
         self.end = end
+
+    def keep_readers_out(self) -> bool:
+        """Nobody reads the volume until `let_readers_in`; False when somebody does now."""
+        return readers.keep_out(self._fd)
+
+    def let_readers_in(self) -> None:
+        """What is on the volume now may be read."""
+        readers.let_in(self._fd)
 
     def _stop(self) -> None:
         self._stopping = True

@@ -1,6 +1,6 @@
 """Writing on a volume anew: only when all its jobs are expired, and the catalog says so before the file changes.
 
-1. The volume's file is locked, and every block on it is of a session that this catalog has given out.
+1. The volume's file is locked, nobody reads it, and every block on it is of a session that this catalog has given out.
 2. One durable catalog transaction: its jobs are purged, its status is `Recycle`, its length nothing.
 3. Only then its file is cut off and gets a new label (by whoever takes it).
 
@@ -32,8 +32,11 @@ def possible(catalog: Catalog, media: Media, needed: set[int]) -> bool:
 def recycle(catalog: Catalog, config: Config, device: FileVolume, media: Media, pool: str) -> Media | None:
     """Steps 1 and 2 for a volume whose *device* is open; gives its new row.
 
-    None: it has jobs that are needed by now, or blocks that nobody here knows. Raises `CatalogError`, `OSError`.
+    None: somebody reads it, it has jobs that are needed by now, or blocks that nobody here knows. Raises
+    `CatalogError`, `OSError`.
     """
+    if not device.keep_readers_out():
+        return None
     sessions = _sessions(device)
     if sessions is None and not (media.status is VolumeStatus.RECYCLE and device.end <= DEFAULT_BLOCK):
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.magazines.holders import announced_job
-from appliance.storage import saved_files
+from appliance.storage import readers, saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.extract import Extractor
 from appliance.storage.joblog import LogCallback
@@ -98,7 +98,10 @@ def run(
         for item, parts in work:
             names = ", ".join(part.media.name for part in parts)
             log(f"restoring {item.count} files of job {item.job.job_id} from {names}", {"JOB": str(item.job.job_id)})
-        with announced_job(config.run_dir, job.job_id, "restore"):
+        paths = [part.path for _, parts in work for part in parts]
+        with readers.reading(paths), announced_job(config.run_dir, job.job_id, "restore"):
+            for item, _ in work:
+                chosen_job(catalog, item.job.job_id, None)  # not purged since it was looked up
             return _Restore(catalog, job, work, request.to).run(progress, cancelled)
 
 

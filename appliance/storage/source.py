@@ -236,7 +236,10 @@ class VolumeSource:
         jobs = expiry.jobs_on(self._catalog, media)
         clean = recycling.recycle(self._catalog, self._config, device, media, self._pool_name)
         if clean is None:
-            self._log.info(f"volume {media.name} is not written anew: it holds what is needed or not known", **where)
+            self._log.info(
+                f"volume {media.name} is not written anew: it is being read, or holds what is needed or not known",
+                **where,
+            )
         else:
             told = f"of job {', '.join(map(str, sorted(jobs)))} " if jobs else ""
             self._log.info(f"volume {media.name} is written anew: what it held {told}is beyond its retention", **where)
@@ -278,6 +281,7 @@ class VolumeSource:
         device.cut(0)
         device.append(memoryview(label))
         device.sync()
+        device.let_readers_in()
         media = replace(media, bytes=device.end, status=VolumeStatus.APPEND)
         self._catalog.update_media(media)
         return OpenVolume(device, media, fresh=True)

@@ -11,10 +11,10 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, NotFoundError
 from appliance.magazines import attached
 from appliance.magazines.holders import announced_job
-from appliance.storage import saved_files
+from appliance.storage import readers, saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import LogCallback
-from appliance.storage.model import Job, SavedFile
+from appliance.storage.model import Job, JobStatus, SavedFile
 from appliance.storage.plan import JobReader, Part, Wanted, parts_for
 from appliance.storage.pools import reachable
 from appliance.storage.reading import Hash, new_hash
@@ -95,11 +95,14 @@ def run(
         for job, parts in work:
             if cancelled():
                 break
-            result.jobs.append(job.job_id)
-            before = result.error_count
-            check = _Check(catalog, job, parts, result)
-            with announced_job(config.run_dir, job.job_id, "verify"):
-                check.run(progress, cancelled)
+            with readers.reading(part.path for part in parts):
+                if catalog.job(job.job_id).status is JobStatus.PURGED:
+                    continue  # since it was looked up
+                result.jobs.append(job.job_id)
+                before = result.error_count
+                check = _Check(catalog, job, parts, result)
+                with announced_job(config.run_dir, job.job_id, "verify"):
+                    check.run(progress, cancelled)
             told = "good" if result.error_count == before else f"{result.error_count - before} errors"
             told += "" if check.whole else ", of what lies here"
             log(f"job {job.job_id} ({job.name}): {told}", {"JOB": str(job.job_id)})

@@ -15,9 +15,9 @@ import pytest
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ConfigError, ExitStatus, MagbayError, NotFoundError, UsageError
-from appliance.storage import backup, expiry, labelling, restore, source
-from appliance.storage.catalog import Catalog
-from appliance.storage.model import JobStatus, Level, Media, VolumeStatus
+from appliance.storage import backup, expiry, labelling, readers, restore, source
+from appliance.storage.catalog import Catalog, CatalogError
+from appliance.storage.model import JobStatus, Level, Media, NewJob, VolumeStatus
 from appliance.storage.waiting import Waiting
 from tests.unit.enginehelp import ROOT, assert_same, below, bring_back, configuration, magbay, rich_tree, save, volume
 
@@ -154,6 +154,32 @@ def test_volumes_that_are_never_written_anew(tmp_path: Path, data: Path, how: st
     assert refused.status is JobStatus.FAILED
     assert path.read_bytes() == before
     assert JobStatus.PURGED not in statuses(config).values()
+
+
+def test_a_volume_that_is_being_restored_is_not_written_anew(tmp_path: Path, data: Path) -> None:
+    config = configured(tmp_path, "  Default: {maximum_jobs: 1, maximum_volumes: 1, retention: 1d, keep_newest: no}\n")
+    first = save(config, data)
+    age(config, 90_000)
+    tried: list[JobStatus] = []
+
+    def meanwhile(_count: int) -> None:
+        tried.append(save(config, data).status)
+
+    request = restore.RestoreRequest(tmp_path / "out", job=first.job_id)
+    back = restore.run(config, request, log=lambda text, fields: None, progress=meanwhile)
+    assert back.exit_status is ExitStatus.DONE and set(tried) == {JobStatus.FAILED}
+    assert save(config, data).status is JobStatus.DONE
+    with readers.reading([volume(config, "m1-0001")]):
+        pass  # it may be read again
+
+
+def test_nothing_builds_on_a_job_that_was_just_purged(tmp_path: Path, config: Config, data: Path) -> None:
+    first = save(config, data)
+    with Catalog(config.state_dir) as catalog:
+        catalog.change("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus.PURGED.value, first.job_id))
+        with pytest.raises(CatalogError, match="just purged"):
+            catalog.start_job(NewJob("backup", Level.INCREMENTAL, "Default", "[]", "md5", first.job_id))
+    assert save(config, data, level=Level.INCREMENTAL).level is Level.FULL
 
 
 def test_a_crash_behind_the_catalogs_word_costs_nothing_more(tmp_path: Path, data: Path) -> None:
