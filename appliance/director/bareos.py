@@ -1,4 +1,4 @@
-"""One session with a Bareos Director: `python -m appliance.director.bareos CONFIG SECONDS`, lines on stdin.
+"""One session with a Bareos Director: arguments CONFIG and SECONDS, lines on standard input.
 
 A process of its own because python-bareos waits for ever for a Director that hangs: SIGALRM ends it. The password is
 read from the console's configuration, so it is in no argument.
@@ -60,7 +60,3 @@ def main() -> int:
         sys.stderr.write(error.message + "\n")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

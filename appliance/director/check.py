@@ -53,10 +53,10 @@ def _console_config(config: Config, file: Path, console: Console) -> Iterator[Fi
         return
     if path.stat().st_mode & stat.S_IROTH:
         yield Finding("console password", False, f"{path} can be read by everybody", "chmod 640, group magbay.")
-    agent = rights.of_user((config.state_dir if config.state_dir.is_dir() else path).stat().st_uid)
-    if not agent.may(path, rights.READ):
-        text = f"{path} cannot be read by {agent.name}, as whom the changer agent runs"
-        yield Finding("console configuration", False, text, f"chgrp {agent.name}, chmod 640.")
+    agent = (config.state_dir if config.state_dir.is_dir() else path).stat().st_uid
+    if not rights.may_read(path, agent):
+        text = f"{path} cannot be read by the user of the changer agent (number {agent})"
+        yield Finding("console configuration", False, text, "chgrp magbay, chmod 640.")
         return
     yield Finding("console configuration", True, str(path))
 
@@ -146,15 +146,17 @@ def _changer(config: Config, file: Path, console: Console) -> Iterator[Finding]:
 
 def _rights(config: Config, file: Path, console: Console) -> Iterator[Finding]:
     """Whether a storage daemon on this machine may load and write what it is told of; one that may is enough."""
-    slots = Changer.open(file).look(thorough=False)[0]
-    found = {who.name: list(rights.complaints(config, slots, who)) for who in rights.storage_daemons()}
+    daemons = [who for who in rights.storage_daemons() if rights.can_check(who)]
+    found = {who.name: rights.complaint(file, who) for who in daemons}
     if not found:
-        yield Finding("rights", True, "no storage daemon runs on this machine under a name that is known: not checked")
-    elif good := [name for name, complaints in found.items() if not complaints]:
+        text = "not checked: no storage daemon runs here whose user we could act as; root can act as any"
+        yield Finding("rights", True, text)
+    elif good := [name for name, complaint in found.items() if not complaint]:
         yield Finding("rights", True, f"user {good[0]} may use the virtual drives and the volumes in the bays")
     else:
-        for text, hint in next(iter(found.values())):
-            yield Finding("rights", False, text, hint)
+        text = next(iter(found.values()))
+        hint = "prepare.owner and prepare.group say whom new magazines are given to; see docs/director.md."
+        yield Finding("rights", False, text, hint)
 
 
 def _pools(config: Config, file: Path, console: Console) -> Iterator[Finding]:

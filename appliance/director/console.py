@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Protocol
 
 from appliance.config.schema import DirectorConfig, DirectorKind
 from appliance.errors import ConfigError, MagbayError, PermissionDeniedError
-from appliance.host.commands import attempt
+from appliance.host.commands import attempt, ours
 
 # A session of python-bareos limits each command by itself; this is for one that hangs all the same.
 _MOST_SECONDS = 900.0
@@ -83,7 +82,7 @@ class BareosConsole:
         _check_lines(lines)
         path, seconds = self._settings.console_config, self._settings.timeout + extra
         read_console_config(path)  # its troubles are told better from here
-        argv = [sys.executable, "-m", "appliance.director.bareos", str(path), str(seconds)]
+        argv = [*ours("appliance.director.bareos"), str(path), str(seconds)]
         text = "".join(f"{line}\n" for line in lines)
         status, reply, complaint = attempt(argv, _WHAT, timeout=_MOST_SECONDS, hint=_REACH, text=text)
         if status == -signal.SIGALRM:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from appliance.errors import MagbayError
 
@@ -103,3 +104,13 @@ def shell(command: str, facts: Mapping[str, str], *, timeout: float) -> tuple[in
             output, _ = process.communicate()
             return None, output
         return process.returncode, output
+
+
+def ours(module: str) -> list[str]:
+    """The words that run `main()` of *module* of this package in a process of its own, arguments to be added.
+
+    `python -m` would not find a package that is private to /usr/lib/magbay.
+    """
+    place = str(Path(__file__).parents[2])
+    program = f"import sys; sys.path.insert(0, {place!r}); from {module} import main; sys.exit(main())"
+    return [sys.executable, "-c", program]

@@ -244,6 +244,29 @@ def test_the_broken_link_is_named(office: Office) -> None:
         return next(line for line in done.stdout.splitlines() if line.startswith("FAIL"))
 
     console, drives = "/etc/magbay/bconsole.conf", "/run/magbay/drives"
-    assert "cannot be read by magbay" in broken(f"chgrp root {console}", f"chgrp magbay {console}")
-    assert f"user bacula may not write in {drives}" in broken(f"chmod g-w {drives}", f"chmod g+w {drives}")
+    assert "cannot be read by the user of the changer agent" in broken(
+        f"chgrp root {console}", f"chgrp magbay {console}"
+    )
+    rights = broken(f"chmod g-w {drives}", f"chmod g+w {drives}")
+    assert "user bacula" in rights and f"may not write {drives} (of magbay:tape" in rights, rights
     assert "does not reach the storage daemon" in broken("systemctl stop bacula-sd", "true")
+    bareos = broken("sed -i 's/kind: bacula/kind: bareos/' /etc/magbay/magbay.yaml", "true")
+    assert "python-bareos is not installed" in bareos, bareos
+
+
+def test_torn_out_while_a_job_writes(office: Office) -> None:
+    """The job fails and says so, nothing of the disk stays behind, and the next job takes the next volume."""
+    guest = office.guest
+    guest.run("dd if=/dev/urandom of=/var/tmp/big bs=1M count=60 status=none")
+    office.plug("m1", *HERE, "Magbay")
+    job = office.run_job("run job=long yes")
+    guest.wait_for("[ $(find /mnt/magbay -name 'm1-*' -printf '%s\n' | sort -n | tail -1) -gt 3000000 ]", timeout=60)
+    office.pull("m1")
+    office.catalog(f"select JobStatus from Job where JobId = {job}", [["f"]])
+    office.wait_media("m1", *AWAY, "Magbay")
+    assert office.catalog("select count(*) from Media where VolStatus = 'Error'") == [[0]]
+    guest.wait_for("! ls /dev/mapper | grep -v control", timeout=30)
+    guest.run("! ls -l /proc/$(pidof bacula-sd)/fd | grep /mnt/magbay")
+
+    office.plug("m1", *HERE, "Magbay")
+    office.wait_job(office.run_job("run job=nightly yes"))
