@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
         if disk["state"] == "ejecting" and disk["reason"]:
             out.warn(f"magazine {args.name}: {disk['reason']}")
         if args.cancel_jobs:
-            _cancel(disk["holders"], cancelled, out)
+            cancel_jobs(disk["holders"], cancelled, out)
 
     disk = wait_for(config, args.name, ("safe to remove",), args.timeout, told)
     out.document({"magazine": args.name, "state": disk["state"], "disk": disk["node"], "serial": disk["serial"]})
@@ -45,8 +45,12 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _cancel(holders: list[dict[str, Any]], cancelled: set[int], out: Output) -> None:
-    """Ask the jobs among *holders* to end, each once: they end as cancelled, at a block's end."""
+def cancel_jobs(holders: list[dict[str, Any]], cancelled: set[int], out: Output) -> None:
+    """Ask the jobs among *holders* to end, each once: they end as cancelled, at a block's end.
+
+    *holders* as the media agent publishes them; *cancelled* has the processes that were asked. Raises
+    `PermissionDeniedError`.
+    """
     for holder in holders:
         if holder["job"] and holder["pid"] not in cancelled:
             cancelled.add(holder["pid"])

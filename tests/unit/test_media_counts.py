@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,19 @@ from uuid import UUID
 
 import pytest
 
+from appliance.agents.changer import ChangerAgent
 from appliance.agents.media import MediaAgent
+from appliance.changer.service import Changer
+from appliance.config.loader import load
 from appliance.config.schema import Config, Enrolment
 from appliance.host.simulated import SimulatedDisk, StepClock, World, simulated_host
 from appliance.magazines.media import Media
 from appliance.magazines.prepare import enrol
 from appliance.magazines.reports import DiskReport
 from appliance.magazines.states import State
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.labels import VolumeLabel
+from appliance.volumes.writer import label_block
 
 
 class Killed(BaseException):
@@ -36,6 +43,15 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture
+def config(folder: Path) -> Config:
+    """Everything in memory: what is written durably would wait for a disk a thousand times."""
+    file = folder / "magbay.yaml"
+    file.write_text("state_dir: state\nrun_dir: run\nmount_dir: mnt\nkey_file: key\n")
+    (folder / "state").mkdir()
+    return load(file)
+
+
 class Mortal:
     """A part of the host as one agent process sees it. The *fatal*-th call of all parts kills the process: before the
     call takes effect, or after it, when nobody hears of the result any more."""
@@ -48,14 +64,14 @@ class Mortal:
         if not asyncio.iscoroutinefunction(method):
 
             def call(*args: Any, **kwargs: Any) -> Any:
-                with self._life.step():
+                with self._life.step(name):
                     return method(*args, **kwargs)
 
             return call
 
         async def later(*args: Any, **kwargs: Any) -> Any:
             await asyncio.sleep(0)
-            with self._life.step():
+            with self._life.step(name):
                 result = await method(*args, **kwargs)
             await asyncio.sleep(0)
             return result
@@ -68,12 +84,15 @@ class Life:
 
     def __init__(self, fatal: int = 0, *, after: bool = False) -> None:
         self.calls, self._fatal, self._after, self.dead = 0, fatal, after, False
+        self.transitions: list[int] = []  # calls that move a disk on
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
+    def step(self, name: str) -> Iterator[None]:
         if self.dead:
             raise Killed
         self.calls += 1
+        if name in ("start_unit", "stop_unit", "trigger"):
+            self.transitions.append(self.calls)
         self.dead = self.calls == self._fatal
         if self.dead and not self._after:
             raise Killed
@@ -137,7 +156,7 @@ class Killing:
     async def look(self) -> str:
         bench = self.bench
         bench.clock.time += 0.6
-        if bench.chance.random() < 0.7:
+        if bench.chance.random() < 0.8:
             self.world.units.run_jobs()
         try:
             await self.agent.look()
@@ -179,29 +198,34 @@ class Killing:
         assert (self.world.mounted, self.world.mappings, self.world.harm) == ({}, {}, [])
 
 
-def test_killed_at_every_call(config: Config, folder: Path) -> None:
-    """SIGKILL at each call that an agent makes to the machine, before and after its effect, in 20 orders of events."""
+@pytest.mark.parametrize("first_seed", [0, 5, 10, 15])
+def test_killed_at_every_call(config: Config, folder: Path, first_seed: int) -> None:
+    """SIGKILL at each call that moves a disk on, before and after its effect, in 20 orders of events; and, once each,
+    at all other calls that an agent makes to the machine."""
 
-    async def once(number: int, seed: int, fatal: int, *, after: bool) -> int:
+    async def once(number: int, seed: int, fatal: int, *, after: bool) -> Life:
         run = Killing(Bench(config, folder / f"{number}", 1, seed), fatal, after=after)
         await run.story()
         assert run.killed or not fatal or fatal > run.life.calls
-        return run.life.calls
+        return run.life
 
-    async def everything() -> int:
+    async def everything() -> tuple[int, int]:
         # The tasks of a killed process end with Killed, and nobody is there to hear it.
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-        number = 0
-        for seed in range(20):
-            calls = await once(number, seed, 0, after=False)
+        number = moves = 0
+        for seed in range(first_seed, first_seed + 5):
+            life = await once(number, seed, 0, after=False)
+            points = {(fatal, after) for fatal in life.transitions for after in (False, True)}
+            moves += len(life.transitions)
+            points |= {(fatal, bool(fatal & 1)) for fatal in range(1 + seed, life.calls, 20)}
+            for fatal, after in sorted(points):
+                number += 1
+                await once(number, seed, fatal, after=after)
             number += 1
-            for fatal in range(1 + seed, calls, 20):
-                for after in (False, True):
-                    await once(number, seed, fatal, after=after)
-                    number += 1
-        return number
+        return moves, number
 
-    assert asyncio.run(everything()) > 350
+    moves, kills = asyncio.run(everything())
+    assert moves >= 5 * 9 and kills > 125
 
 
 class Yard:
@@ -365,3 +389,39 @@ def test_damage_makes_a_magazine_read_only_with_a_reason(config: Config, folder:
         assert report.state is State.IDLE and report.read_only, "also while it is not mounted"
 
     asyncio.run(story())
+
+
+def test_two_hundred_disks_plugged_together(config: Config, folder: Path) -> None:
+    """Both agents: every volume has a slot, after less than five seconds of one processor's work."""
+    config.run_dir.mkdir()
+    world = World(config.mount_dir, lambda _uuid: True)
+    host = simulated_host(world)
+    disks = [disk_of(config, number) for number in range(200)]
+    for number, disk in enumerate(disks):
+        disk.content = folder / f"content-{number}"
+        disk.content.mkdir()
+        label = VolumeLabel(f"mag{number}-0001", "Default", "File", label_time=0, write_time=0)
+        (disk.content / label.name).write_bytes(label_block(label, SessionIds(number + 1, 1)))
+
+    def published() -> int:
+        answer = config.run_dir / "changer.json"
+        return answer.read_text().count('"in bay"') if answer.exists() else 0
+
+    async def story() -> None:
+        agents = [MediaAgent(config, host).run(), ChangerAgent(Changer.open(folder / "magbay.yaml"), host).run()]
+        tasks = [asyncio.create_task(agent) for agent in agents]
+        while not host.notify.is_ready:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+        began = time.process_time()
+        for disk in disks:
+            world.plug(disk)
+        while published() < len(disks):
+            await asyncio.sleep(0.1)
+            assert time.process_time() - began < 5.0, f"only {published()} volumes by now"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(story())
+    offered = {slot.volume: slot.magazine for slot in Changer(config).slots() if slot.attached}
+    assert offered == {f"mag{number}-0001": f"mag{number}" for number in range(200)}

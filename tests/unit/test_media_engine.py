@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from appliance.cli.eject import cancel_jobs
+from appliance.cli.output import Output
 from appliance.config.schema import Enrolment
 from appliance.errors import ExitStatus
 from appliance.magazines.attached import MEDIA_ANSWER, find
@@ -47,3 +51,20 @@ def test_a_read_only_magazine_is_not_written_and_the_reason_is_told(tmp_path: Pa
     assert result.exit_status is not ExitStatus.DONE
     assert "magazine red is read-only: e2fsck finds damage" in result.errors[0]
     assert not list((config.mount_dir / "f5f5").iterdir())
+
+
+def test_an_eject_ends_jobs_of_ours_and_nobody_else(capsys: pytest.CaptureFixture[str]) -> None:
+    job, other = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    asked: set[int] = set()
+    holders = [{"pid": job.pid, "job": 7, "job_name": "nightly"}, {"pid": other.pid, "job": 0, "job_name": ""}]
+    try:
+        cancel_jobs(holders, asked, Output())
+        assert job.wait(20) == -signal.SIGTERM
+        cancel_jobs(holders, asked, Output())  # it is gone, and was asked already
+        cancel_jobs([{"pid": job.pid, "job": 8, "job_name": "late"}], set(), Output())
+        assert other.poll() is None
+    finally:
+        for process in (job, other):
+            process.kill()
+            process.wait()
+    assert capsys.readouterr().err == "job 7 (nightly) is cancelled\n"

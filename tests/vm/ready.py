@@ -63,8 +63,9 @@ def make_key(folder: Path) -> Path:
     return path
 
 
-def make_magazine(folder: Path, name: str, key: Path, owner: str, volumes: int = 2) -> Ready:
-    """A magazine called *name*, whose top directory belongs to *owner* (uid:gid); the same each time."""
+def make_magazine(folder: Path, name: str, key: Path, owner: str, volumes: int = 2, size: int = _CONTENT) -> Ready:
+    """A magazine called *name*, whose top directory belongs to *owner* (uid:gid), with a file system of *size* bytes;
+    the same each time."""
     chance = random.Random(name)
     luks, filesystem = (str(UUID(bytes=chance.randbytes(16), version=4)) for _ in range(2))
     names = tuple(f"{name}-{number:04}" for number in range(1, volumes + 1))
@@ -74,9 +75,9 @@ def make_magazine(folder: Path, name: str, key: Path, owner: str, volumes: int =
         label = VolumeLabel(volume, "Default", "File", label_time=0, write_time=0)
         (content / volume).write_bytes(label_block(label, SessionIds(number, 1)))
     plain, image = folder / f"{name}.plain", folder / f"{name}.raw"
-    for path, size in ((plain, _CONTENT), (image, _HEADER + _CONTENT)):
+    for path, length in ((plain, size), (image, _HEADER + size)):
         with path.open("xb") as file:
-            file.truncate(size)
+            file.truncate(length)
     _run("mkfs.ext4", "-q", "-F", "-m", "0", "-U", filesystem, "-E", f"root_owner={owner}", "-d", content, plain)
     secret = folder / f"{name}.secret"
     secret.write_bytes(chance.randbytes(64))
@@ -84,15 +85,15 @@ def make_magazine(folder: Path, name: str, key: Path, owner: str, volumes: int =
     fast = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--cipher", "aes-xts-plain64", "--key-size", "512"]
     words = ["cryptsetup", "luksFormat", "-q", "--type", "luks2", *slim, *fast, "--sector-size", str(_SECTOR)]
     _run(*words, "--uuid", luks, "--label", name, "--volume-key-file", secret, "--key-file", key, image)
-    _encrypt(plain, image, secret.read_bytes())
+    _encrypt(plain, image, secret.read_bytes(), size)
     plain.unlink()
     return Ready(name, Disk(image, f"SER-{name}"), luks, filesystem, names)
 
 
-def _encrypt(plain: Path, image: Path, secret: bytes) -> None:
+def _encrypt(plain: Path, image: Path, secret: bytes, size: int) -> None:
     with plain.open("rb") as source, image.open("r+b") as target:
         target.seek(_HEADER)
-        for number in range(_CONTENT // _SECTOR):
+        for number in range(size // _SECTOR):
             cipher = Cipher(algorithms.AES(secret), modes.XTS(number.to_bytes(16, "little"))).encryptor()
             target.write(cipher.update(source.read(_SECTOR)))
 

@@ -67,14 +67,21 @@ class ServiceNotify:
 
 
 class SystemConsole:
-    """The system's console, when the unit gave it to us as standard output (`StandardOutput=tty`)."""
+    """The system's console, when the unit hands it to us (`OpenFile=…:console`, sd_listen_fds(3))."""
+
+    def __init__(self) -> None:
+        names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+        mine = os.environ.get("LISTEN_PID") == str(os.getpid())
+        self._fd = 3 + names.index("console") if mine and "console" in names else -1
+        if self._fd >= 0:
+            # One that takes nothing (Ctrl-S on a serial line) must not stop us.
+            os.set_blocking(self._fd, False)
 
     def say(self, text: str) -> None:
-        """Print one line. A console that does not take it (Ctrl-S on a serial line) must not stop us."""
-        if os.isatty(1):
+        """Print one line."""
+        if self._fd >= 0:
             with contextlib.suppress(OSError):
-                os.set_blocking(1, False)
-                os.write(1, f"\r\nmagbay: {text}\r\n".encode("utf-8", "replace"))
+                os.write(self._fd, f"\r\nmagbay: {text}\r\n".encode("utf-8", "replace"))
 
 
 class RootAnswers:
