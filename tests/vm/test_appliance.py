@@ -346,7 +346,8 @@ def test_keys_leave_no_trace(dock: Dock) -> None:
     dock.plug(dock.disk)
     dock.wait_state("SER-M1", "mounted")
     assert guest.run(f"stat -c '%a %U' {key}").stdout.strip() == "400 root"
-    guest.run(f"cp {key} /root/old.key && printf 'nine correct horses' > /root/passphrase")
+    guest.run(f"cp {key} /root/old.key")
+    guest.put("/root/passphrase", b"nine correct horses")  # a shell's command line would be found
     guest.run("magbay key add m1 --passphrase --from /root/passphrase", timeout=120)
     made = json.loads(guest.run("magbay --json key add m1 --recovery", timeout=120).stdout)["recovery_key"]
     guest.put("/root/recovery", made.encode())
