@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -75,11 +76,13 @@ def log_to(out: Output, config: Path) -> LogCallback:
     On an appliance (the *config* file is the system's) the journal gets all lines.
     """
     journal = Journald() if config == DEFAULT_PATH else None
+    # systemd sets it for what it connects to the journal (systemd.exec(5)): there each line would stand twice.
+    printed = journal is None or "JOURNAL_STREAM" not in os.environ
 
     def log(text: str, fields: dict[str, str]) -> None:
         others = {key: value for key, value in fields.items() if key != "PRIORITY"}
         priority = fields.get("PRIORITY", INFO)
-        if priority == INFO:
+        if priority == INFO and printed:
             with heard_or_not():
                 out.line(one_line(text))
         if journal is not None:
