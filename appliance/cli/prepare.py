@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,7 +149,12 @@ def _carry_out(todo: Plan, config: Config, out: Output) -> None:
     node, size, wiped = todo.device.node, todo.device.size, todo.state.wiped.done
     with stoppable() as asked, out.progress(f"overwriting {node}", size) as progress:
         progress.resume(wiped)
-        execute(todo, config, out.line, progress.advance, asked.is_set)
+        try:
+            execute(todo, config, out.line, progress.advance, asked.is_set)
+        except BaseException:
+            with contextlib.suppress(MagbayError):
+                tell_udev(todo)
+            raise
     tell_udev(todo)
 
 

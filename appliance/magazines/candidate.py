@@ -148,15 +148,20 @@ def enrolled_as(around: Surroundings, config: Config) -> Enrolment | None:
 
 
 def content(around: Surroundings, unfinished: Preparation | None) -> str:
-    """What is on the disk and would be lost, in words; empty when it is blank. Asks the disk itself, not only udev."""
+    """What is on the disk and would be lost, in words; empty when it is blank.
+
+    Asks the disk itself, not only udev, and only the disk after an *unfinished* preparation: udev gives up looking at a
+    disk that is locked for more than three minutes and goes on telling what was on it before.
+    """
     device = around.device
     parts = [other for other in around.everything if other.parent == device.name]
-    if parts or device.has_partitions:
+    told = unfinished is None
+    if parts or (told and device.has_partitions):
         listed = ", ".join(f"{part.name} ({part.fs_type or 'nothing known'})" for part in parts)
         return f"it has partitions{': ' + listed if listed else ''}"
     ours = {unfinished.luks_uuid} if unfinished else set()
     found = [kind for kind, uuid in _signatures(device.node) if not (kind == "crypto_LUKS" and uuid in ours)]
-    if device.fs_type and device.fs_uuid not in ours:
+    if told and device.fs_type:
         found.append(device.fs_type)
     return f"it holds {', '.join(map(_named, dict.fromkeys(found)))}" if found else ""
 

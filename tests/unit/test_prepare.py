@@ -296,6 +296,8 @@ def test_an_interrupted_overwriting_is_gone_on_with(config: Config, tmp_path: Pa
     todo = planned(config, Machine((replace(disk, sequence=77, name="sdq"),)), tmp_path)
     assert todo.goes_on and todo.state.wiped == state.wiped and todo.state.luks_uuid == state.luks_uuid
     assert "going on at 67108864 (16 %)" in "\n".join(todo.steps(config)) and "interrupted" in todo.notes[0]
+    stale = replace(disk, fs_type="ext4", has_partitions=True)
+    assert planned(config, Machine((stale,)), tmp_path).goes_on, "udev tells what was there before"
     assert planned(config, Machine((disk,)), tmp_path, restart_wipe=True).state.wiped.done == 0
     assert planned(config, Machine((disk,)), tmp_path, wipe=Wipe.NONE).state.wiped.done == 0
     other = replace(disk, serial="S2")
@@ -333,8 +335,9 @@ def test_a_container_that_we_had_begun_is_not_in_the_way(config: Config, tmp_pat
     assert planned(config, Machine((begun, left), mounted), tmp_path).goes_on
     with pytest.raises(MagbayError, match="stands on it"):
         planned(config, Machine((begun, replace(left, mapping="other"))), tmp_path)
-    with pytest.raises(MagbayError, match="holds crypto_LUKS"):
-        planned(config, Machine((replace(begun, fs_uuid="another"),)), tmp_path)
+    subprocess.run(["mkswap", "-q", disk.node], check=True)
+    with pytest.raises(MagbayError, match="holds swap"):
+        planned(config, Machine((begun,)), tmp_path)
 
 
 @needs_root
