@@ -1,9 +1,9 @@
 """Overwriting a disk before its first use, at the disk's own speed, so that it can be interrupted and gone on with.
 
 The random data is an AES-256 counter-mode stream under a key that nobody keeps: the processor makes it many times
-faster than a disk takes it, while the kernel's random generator is slower than a disk. Two threads fill and write, so
-that the disk never waits for the next piece; written is around the page cache (O_DIRECT), so that progress and errors
-are the disk's own.
+faster than a disk takes it, while the kernel's random generator is slower than a disk. Several threads fill and write,
+so that the disk never waits for the next piece; written is around the page cache (O_DIRECT), so that progress and
+errors are the disk's own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from appliance.errors import AwayError, ExitStatus, MagbayError
 from appliance.host.commands import run
 
-CHUNK = 4 * 1024 * 1024  # bytes a write
-_THREADS = 2  # one fills while the other writes
-_IN_FLIGHT = 4  # pieces that are filled or written at a time
+CHUNK = 2 * 1024 * 1024  # bytes a write
+_THREADS = 8  # some fill while others write; fewer leave a quick disk waiting
+_IN_FLIGHT = 16  # pieces that are filled or written at a time
 _FLUSH_SECONDS = 2.0  # between two flushes: an interruption costs so much and little more
 _FLUSH_BYTES = 256 * 1024 * 1024  # the same through the page cache, which takes much before it writes
 _SAMPLE = 4096  # bytes whose digest is remembered

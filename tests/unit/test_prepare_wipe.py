@@ -19,7 +19,7 @@ from appliance.errors import ExitStatus
 from appliance.magazines import wipe
 from appliance.magazines.wipe import CHUNK, BadDiskError, Wiped, WipeStopped, overwrite
 
-SIZE = 9 * CHUNK + 4096
+SIZE = 20 * CHUNK + 4096  # more than is in flight at a time
 
 
 @pytest.fixture

@@ -155,12 +155,13 @@ def test_goes_on_after_a_kill_and_after_a_pull(guest: Guest, tmp_path: Path) -> 
     node = plug(guest, disk)
     slow_down(guest, disk)
     # Stopped in good order, too: Ctrl-C.
-    guest.run(["systemd-run", "--quiet", "--unit=third", "sh", "-c", script.replace("second", "third")])
+    guest.run(f"systemd-run --quiet --unit=third magbay prepare {node} {words}")
     wait_recorded(guest, reached + 8 * MIB)
     guest.run("systemctl kill -s INT third")
-    guest.wait_for("[ -s /run/third.rc ]", timeout=60)
-    said = guest.run("cat /run/third.rc /run/third.out").stdout
+    guest.wait_for("systemctl is-failed third", timeout=60)
+    said = guest.run("systemctl show -P ExecMainStatus third; journalctl -u third -o cat").stdout
     assert said.startswith("130\n") and "goes on from there" in said, said
+    guest.run("systemctl reset-failed third")
     guest.pull(disk)
     made = prepare(guest, plug(guest, disk), "--name long --volumes 1")
     assert made["volumes"] == ["long-0001"]
