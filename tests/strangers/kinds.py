@@ -157,7 +157,7 @@ def _members(folder: Path) -> Iterator[Stranger]:
     path = blank(folder / "ambivalent", 8 * MIB)
     tool("mkfs.ext4", "-q", path)
     poke(path, superblocks.two_signatures(8 * MIB))
-    yield Stranger("ambivalent", path, "nothing that can be told")
+    yield Stranger("ambivalent", path, "not a magazine")
 
 
 def _containers(folder: Path, ours: Ours) -> Iterator[Stranger]:
