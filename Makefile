@@ -13,10 +13,10 @@ help:
 
 ## make venv      .venv with the product and all that tests need
 venv: $(VENV)/.stamp
-$(VENV)/.stamp: pyproject.toml bin/magbay-changer bin/magbay-changer.c | host-packages
+$(VENV)/.stamp: pyproject.toml bin/compile bin/magbay-changer.c | host-packages
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@if command -v cc >/dev/null; then cc -std=gnu17 -O2 -s -o $(VENV)/bin/magbay-changer bin/magbay-changer.c; fi
+	@bin/compile $(VENV)/bin/magbay-changer
 	@touch $@
 
 ## make unit      the unit suite (under a minute)

@@ -69,8 +69,6 @@ def cases(config: Path, slot: int) -> dict[str, list[str]]:
     }
     full = [str(BIN / "magbay-changer-full"), str(config), "loaded", "0", "x", "0"]
     found["magbay-changer-full loaded (Python)"] = full
-    script = Path(__file__).parents[1] / "bin" / "magbay-changer"
-    found["the script for perl, loaded"] = [str(script), *full[1:]]
     found[CHANGED] = found["magbay-changer list"]
     if vchanger := os.environ.get("VCHANGER"):
         # Its own work directory: each of the two would take the other's drives for its own.

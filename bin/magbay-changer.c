@@ -1,7 +1,9 @@
-/* magbay-changer, the quick half of the Changer Command, for machines with a compiler: what bin/magbay-changer does,
- * without the time that perl takes to start. See there and appliance/changer/plain.py. `make venv` puts it in the
- * script's place where there is a cc; the tests hold both to the same answers. In any doubt it hands over to
- * magbay-changer-full.
+/* magbay-changer, the quick half of the Changer Command.
+ *
+ * A storage daemon waits for every call, and Python takes longer to start than an answer takes. So the changer publishes
+ * its answers (RUN_DIR/changer.txt; appliance/changer/plain.py describes it), and this program gives them while
+ * everything that they rest on is unchanged. In any doubt, for every error message and for all other commands it hands
+ * over to magbay-changer-full, beside it, which computes afresh and can stand in for it altogether.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -176,19 +178,19 @@ static void read_view(const char *config, const char *run_dir)
     if (!end)
         full();
     end[1] = 0;
-    char *lines, *field = strtok_r(text, "\n", &lines), *fields[11];
-    for (int at = 0; at < 11; at++)
+    char *lines, *field = strtok_r(text, "\n", &lines), *fields[10];
+    for (int at = 0; at < 10; at++)
         if (!(fields[at] = strsep(&field, "\t")))
             full();
-    if (field || strcmp(fields[0], "magbay-changer 2") || strcmp(fields[1], config))
+    if (field || strcmp(fields[0], "magbay-changer 3") || strcmp(fields[1], config))
         full();
     view.drive_dir = fields[2];
-    view.drives = number(fields[4]), view.listed = number(fields[5]);
-    view.folders = number(fields[6]), view.slots = number(fields[7]);
+    view.drives = number(fields[3]), view.listed = number(fields[4]);
+    view.folders = number(fields[5]), view.slots = number(fields[6]);
     const char *at = end + 2;
     for (int which = 0; which < 3; at += view.length[which++]) {
         view.text[which] = at;
-        view.length[which] = (size_t)number(fields[8 + which]);
+        view.length[which] = (size_t)number(fields[7 + which]);
         if (view.length[which] > (size_t)(text + size.st_size - at))
             full();
     }

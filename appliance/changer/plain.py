@@ -2,12 +2,11 @@
 
 The head is a line of fields with tabs between them, and a line for each thing that it rests on, up to an empty line:
 
-    magbay-changer 2, CONFIG, DRIVE_DIR, STATX, DRIVES, LISTED, FOLDERS (0 or 1), SLOTS, and bytes of the three texts
+    magbay-changer 3, CONFIG, DRIVE_DIR, DRIVES, LISTED, FOLDERS (0 or 1), SLOTS, and bytes of the three texts
     INODE SIZE CHANGED NS MODIFIED NS MAJOR MINOR, PATH   what statx(2) says (times: seconds, nanoseconds), or
     -, PATH                                               where nothing is
 
-STATX is the number of that system call on this machine: perl's own stat sees whole seconds only, and without modules
-it knows no numbers. The texts are the answer to `list`, the `S:` lines of `listall` when all drives are empty, and,
+The texts are the answer to `list`, the `S:` lines of `listall` when all drives are empty, and,
 behind an empty line, a line `PATH SLOT NAME` for each volume that can be loaded.
 """
 
@@ -21,9 +20,6 @@ from appliance.changer.view import Presence, Stamp, View
 
 PLAIN = "changer.txt"
 _NS = 1_000_000_000
-# Of Linux' tables of system calls (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h). On other
-# machines nothing is written, and the other half answers.
-_STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291}
 
 
 def publish(view: View) -> None:
@@ -55,13 +51,12 @@ def publish(view: View) -> None:
 
 def _head(view: View) -> tuple[str, str] | None:
     """The first line but the lengths, and the lines of the stamps; None when nothing can be written."""
-    statx = _STATX.get(os.uname().machine)
     stamps = [_stamp(path, then) for path, then in view.stamps]
     values = [view.config, view.drive_dir, *(path for path, _then in view.stamps), *(e.path for e in view.entries)]
-    if statx is None or view.unreadable or not stamps or "" in stamps or any("\t" in v or "\n" in v for v in values):
+    if view.unreadable or not stamps or "" in stamps or any("\t" in v or "\n" in v for v in values):
         return None
-    numbers = (statx, view.drives, view.listed, int(view.folders), view.slots)
-    return "\t".join(["magbay-changer 2", view.config, view.drive_dir, *map(str, numbers)]), "".join(stamps)
+    numbers = (view.drives, view.listed, int(view.folders), view.slots)
+    return "\t".join(["magbay-changer 3", view.config, view.drive_dir, *map(str, numbers)]), "".join(stamps)
 
 
 def _stamp(path: str, then: Stamp) -> str:

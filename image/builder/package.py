@@ -19,7 +19,6 @@ DEBIAN = IMAGE / "debian"
 # Where files of the checkout go: glob, target directory, mode. A glob without a match is fine.
 FILES = (
     ("image/debian/bin/*", "usr/bin", 0o755),
-    ("bin/*", "usr/bin", 0o755),
     ("udev/*.rules", "usr/lib/udev/rules.d", 0o644),
     ("udev/*.hwdb", "usr/lib/udev/hwdb.d", 0o644),
     ("systemd/*.service", "usr/lib/systemd/system", 0o644),
@@ -43,6 +42,8 @@ FILES = (
     ("docs/*.md", "usr/share/doc/magbay", 0o644),
     ("image/debian/copyright", "usr/share/doc/magbay", 0o644),
 )
+# The quick half of the Changer Command is compiled into the place of this file.
+QUICK = ("bin/compile", "usr/bin/magbay-changer")
 # What the package is made of; a commit that touches nothing of it leaves the package as it was.
 INPUTS = ("appliance", "bin", "udev", "systemd", "autofs", "image/debian", "docs", "README.md")
 
@@ -87,7 +88,12 @@ def contents() -> Iterator[tuple[Path, str, int]]:
 def key() -> str:
     """Changes when the package would."""
     listing = "".join(f"{target} {mode:o} {hash_of(source)}\n" for source, target, mode in contents())
-    return hash_of(listing, DEBIAN, Path(__file__), str(source_date_epoch()))
+    return hash_of(listing, CHECKOUT / "bin", DEBIAN, Path(__file__), architecture(), str(source_date_epoch()))
+
+
+def architecture() -> str:
+    """Debian's name of this machine's architecture, which the package is for."""
+    return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def agents() -> str:
@@ -103,7 +109,9 @@ def _control(root: Path) -> None:
     target = root / "DEBIAN"
     target.mkdir()
     head, _, rest = (DEBIAN / "control").read_text().partition("\n")
-    (target / "control").write_text(f"{head}\nVersion: {version()}\nInstalled-Size: {size}\n{rest}")
+    facts = f"Version: {version()}\nArchitecture: {architecture()}\nInstalled-Size: {size}"
+    libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    (target / "control").write_text(f"{head}\n{facts}\n{rest}".replace("@LIBC@", libc.removeprefix("glibc ")))
     names = [p.relative_to(root) for p in files]
     sums = (f"{hashlib.md5((root / n).read_bytes(), usedforsecurity=False).hexdigest()}  {n}\n" for n in names)
     (target / "md5sums").write_text("".join(sums))
@@ -113,13 +121,16 @@ def _control(root: Path) -> None:
         (target / name).chmod(0o755)
 
 
-def _stage(root: Path, epoch: int) -> None:
+def _stage(root: Path, epoch: int, log: Path) -> None:
     """Lay the whole package out below *root*, with fixed modes and times."""
     for source, name, mode in contents():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
         path.chmod(mode)
+    compiler, name = QUICK
+    run([CHECKOUT / compiler, root / name], log=log)
+    (root / name).chmod(0o755)
     changelog = root / "usr/share/doc/magbay/changelog.Debian.gz"
     changelog.write_bytes(gzip.compress((DEBIAN / "changelog").read_bytes(), 9, mtime=0))
     changelog.chmod(0o644)
@@ -136,11 +147,11 @@ def build(directory: Path, log: Path) -> Path:
     """Build the package into *directory*; return its path."""
     epoch = source_date_epoch()
     directory.mkdir(parents=True, exist_ok=True)
-    deb = directory / f"magbay_{version()}_all.deb"
+    deb = directory / f"magbay_{version()}_{architecture()}.deb"
     with step("package"), tempfile.TemporaryDirectory(dir=directory) as scratch:
         root = Path(scratch, "magbay")
         root.mkdir()
-        _stage(root, epoch)
+        _stage(root, epoch, log)
         new = Path(scratch, deb.name)
         command: list[str | Path] = [
             "dpkg-deb",
