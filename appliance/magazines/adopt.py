@@ -19,10 +19,10 @@ from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError, PermissionDeniedError
 from appliance.host.api import BlockDevice, Devices, Mounts
 from appliance.host.commands import attempt
-from appliance.host.files import write_atomic
 from appliance.keys import headers, keyfile
 from appliance.magazines import candidate, containers, leaflet, preparations
 from appliance.magazines.enrolment import check_name, enrol, printable
+from appliance.magazines.stays import stays_folder, write_stay
 
 # How each is mounted so that not even its journal is written.
 _READ_ONLY = {
@@ -218,6 +218,6 @@ def _own_name(config: Config, labels: tuple[str, str]) -> str:
 
 def _leave_alone(config: Config, device: BlockDevice) -> None:
     """Have the media agent treat this plugging of the disk as one that was ejected already."""
-    markers = config.run_dir / "ejected"
-    markers.mkdir(parents=True, exist_ok=True)
-    write_atomic(markers / device.fs_uuid, str(device.sequence).encode(), mode=0o644, durable=False)
+    where = stays_folder(config.run_dir)
+    where.mkdir(parents=True, exist_ok=True)
+    write_stay(where, device.fs_uuid, device.sequence, eject=True)

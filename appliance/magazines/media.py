@@ -19,7 +19,7 @@ from appliance.magazines.disks import Disk, leftovers, survey
 from appliance.magazines.holders import Holder, lock_holders, parse, sentence, with_jobs
 from appliance.magazines.reports import DiskReport, report_away, report_of
 from appliance.magazines.states import Facts, State, Step, Verdict, next_step, observe, unlock_may_pass
-from appliance.magazines.stays import Retry, Stay, Stays
+from appliance.magazines.stays import Retry, Stay, Stays, stays_folder
 
 _UNITS = ("magbay-unlock@*", "magbay-check@*", "magbay-eject@*")
 # Markers of the magazines that autofs is to mount for reading only because of their health, below run_dir.
@@ -37,7 +37,7 @@ class Media:
 
     def __init__(self, config: Config, host: Host, wake: Wake) -> None:
         self._config, self._host, self._wake = config, host, wake
-        self._stays = Stays(config.run_dir / "stays")
+        self._stays = Stays(stays_folder(config.run_dir))
         self.damaged: tuple[ConfigError, ...] = ()  # what the last reconcile could not read of the enrolments
 
     async def reconcile(self) -> tuple[DiskReport, ...]:

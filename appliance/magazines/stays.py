@@ -75,6 +75,17 @@ class Stay:
             what.reset()
 
 
+def stays_folder(run_dir: Path) -> Path:
+    """Where the files of the stays are."""
+    return run_dir / "stays"
+
+
+def write_stay(where: Path, luks_uuid: str, sequence: int, *, eject: bool, was_mounted: bool = False) -> None:
+    """Put the stay of the disk that was plugged as *sequence* on file in the folder *where*. Raises `OSError`."""
+    document = {"sequence": sequence, "eject": eject, "was_mounted": was_mounted}
+    write_atomic(where / luks_uuid, json.dumps(document).encode(), mode=0o644, durable=False)
+
+
 class Stays:
     """The stays of now, by LUKS UUID; their files are in *folder*."""
 
@@ -109,8 +120,7 @@ class Stays:
         stay = self._stays[luks_uuid]
         new = (stay.eject if eject is None else eject, stay.was_mounted if was_mounted is None else was_mounted)
         if new != (stay.eject, stay.was_mounted):
-            document = {"sequence": stay.sequence, "eject": new[0], "was_mounted": new[1]}
-            write_atomic(self._folder / luks_uuid, json.dumps(document).encode(), durable=False)
+            write_stay(self._folder, luks_uuid, stay.sequence, eject=new[0], was_mounted=new[1])
             stay.eject, stay.was_mounted = new
 
     def forget(self, luks_uuid: str) -> None:

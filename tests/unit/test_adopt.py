@@ -15,6 +15,7 @@ from appliance.host.api import BlockDevice, Mount
 from appliance.magazines import adopt
 from appliance.magazines.candidate import Surroundings
 from appliance.magazines.enrolment import enrol
+from appliance.magazines.stays import Stays, stays_folder
 from tests.unit.lukshelp import LuksDisk, needs_cryptsetup
 
 pytestmark = [needs_cryptsetup, pytest.mark.skipif(os.geteuid() != 0, reason="taking over disks needs root")]
@@ -90,3 +91,11 @@ def test_any_slot_will_do_and_trying_writes_nothing(config: Config, tmp_path: Pa
     before = hashlib.sha256(disk.node.read_bytes()).digest()
     assert adopt._key(config, device, None) == (True, config.key_file)
     assert hashlib.sha256(disk.node.read_bytes()).digest() == before
+
+
+def test_left_closed_until_it_is_plugged_again(config: Config) -> None:
+    device = BlockDevice("sdb", "/dev/sdb", "disk", fs_type="crypto_LUKS", fs_uuid="u-u-i-d", sequence=7)
+    adopt._leave_alone(config, device)
+    stays = Stays(stays_folder(config.run_dir))
+    assert stays.of("u-u-i-d", 7).eject
+    assert not stays.of("u-u-i-d", 8).eject
