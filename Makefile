@@ -33,7 +33,7 @@ native: venv
 
 ## make vm-test   the scenarios in the virtual machine
 vm-test: venv image
-	$(VENV)/bin/python -m pytest tests/vm -m vm
+	$(VENV)/bin/python -m pytest tests/vm -m vm -n 2 --dist loadfile
 
 ## make test      everything; ends with one line of counts
 test: venv

@@ -39,7 +39,11 @@ def main() -> int:
         if built:
             results.append((built, 0, 1, 0))
         else:
-            results.append(suite("VM scenarios", ["tests/vm", "-m", "vm"], Path(folder) / "vm.xml"))
+            results.append(
+                suite(
+                    "VM scenarios", ["tests/vm", "-m", "vm", "-n", "2", "--dist", "loadfile"], Path(folder) / "vm.xml"
+                )
+            )
     passed, failed, skipped = (sum(result[part] for result in results) for part in (1, 2, 3))
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed or any(result[0] for result in results) else 0

@@ -57,8 +57,8 @@ def wait_recorded(guest: Guest, least: int) -> int:
 
 
 def slow_down(guest: Guest, disk: Disk) -> None:
-    """Have the plugged *disk* take 32 MiB in a second at most, so that there is time to interrupt."""
-    limits = f"0 0 {32 * MIB} 0 0 0"  # bytes in a second: all, read, written; the same of operations
+    """Have the plugged *disk* take 12 MiB in a second at most, so that there is time to interrupt."""
+    limits = f"0 0 {12 * MIB} 0 0 0"  # bytes in a second: all, read, written; the same of operations
     said = guest.machine.qmp.execute(
         "human-monitor-command", command_line=f"block_set_io_throttle {disk.device} {limits}"
     )
