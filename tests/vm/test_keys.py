@@ -112,7 +112,7 @@ def test_rotation_with_one_magazine_here_and_one_away_killed_at_its_steps(keys: 
     assert {facts["header_backup"] for facts in keys.check().values()} == {"current"}
     assert keys.document("rotate --finish")["finished"]
     assert guest.run("ls /etc/magbay/keys").stdout.split() == ["magbay.key"]
-    guest.run(f"systemctl start magbay-rekey@{uuid.replace('-', chr(92) + 'x2d')}.service")
+    guest.run(f"systemctl start 'magbay-rekey@{uuid.replace('-', chr(92) + 'x2d')}.service'")
     assert "unmet condition" in guest.run("journalctl -b -o cat --no-pager _PID=1 | grep rekey | tail -1").stdout
 
 
