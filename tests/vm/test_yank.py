@@ -21,7 +21,7 @@ from tests.vm.ready import Ready, enrol_in, make_key, make_magazine, owner_in, p
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _CHECKED = "6f1f6a3f0d0b4e0bb1a4b37b7c6f9a11"  # a file system was checked (systemd/catalog)
-# Seconds in which a magazine that nobody uses is safe to remove: three on a machine, and its processor is emulated here.
+# Seconds in which a magazine that nobody uses is safe to remove: three on a machine; here it is emulated.
 EJECTED = 4 * 3.0
 
 
