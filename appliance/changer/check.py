@@ -5,9 +5,7 @@ Run it as the storage daemon's user (root: `-u bacula`): whether that user may i
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from appliance.changer.view import LOCK, PUBLISHED
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import PermissionDeniedError
+from appliance.host.accounts import group_name, user_name
 from appliance.magazines import elsewhere
 from appliance.magazines.attached import Magazine, known, published
 
@@ -111,24 +110,10 @@ def _denied(path: Path, *kinds: int) -> Iterator[str]:
     except OSError as error:
         yield f"may not reach {path} ({error.strerror})"
         return
-    owner, mode = f"{_user(found.st_uid)}:{_group(found.st_gid)}", found.st_mode & 0o7777
+    owner, mode = f"{user_name(found.st_uid)}:{group_name(found.st_gid)}", found.st_mode & 0o7777
     yield f"may not {' or '.join(denied)} {path} (of {owner}, mode {mode:04o})"
 
 
 def _who() -> str:
-    groups = " ".join(dict.fromkeys(_group(gid) for gid in (os.getegid(), *os.getgroups())))
-    return f"user {_user(os.geteuid())} (uid {os.geteuid()}, groups {groups})"
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
+    groups = " ".join(dict.fromkeys(group_name(gid) for gid in (os.getegid(), *os.getgroups())))
+    return f"user {user_name(os.geteuid())} (uid {os.geteuid()}, groups {groups})"

@@ -12,6 +12,7 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.host.accounts import allowed, user_name
 from appliance.host.commands import attempt, ours
 
 _DAEMONS = ("bacula-sd", "bareos-sd")
@@ -28,10 +29,7 @@ class Identity:
     @property
     def name(self) -> str:
         """The user's name, or the number when nobody knows it."""
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except KeyError:
-            return str(self.uid)
+        return user_name(self.uid)
 
 
 def storage_daemons(proc: Path = Path("/proc")) -> tuple[Identity, ...]:
@@ -76,5 +74,4 @@ def may_read(path: Path, uid: int) -> bool:
     else:
         groups = set(os.getgrouplist(entry.pw_name, entry.pw_gid))
     found = path.stat()
-    shift = 6 if found.st_uid == uid else 3 if found.st_gid in groups else 0
-    return uid == 0 or bool(found.st_mode >> shift & 4)
+    return uid == 0 or allowed(found, uid, groups, 4)

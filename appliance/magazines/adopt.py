@@ -6,7 +6,6 @@ journal. From its next unlocking on the agents use it as any other magazine.
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from appliance.config.kinds import NAME
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError, PermissionDeniedError
+from appliance.host.accounts import allowed, group_name, user_name
 from appliance.host.api import BlockDevice, Devices, Mounts
 from appliance.host.commands import attempt
 from appliance.keys import headers, keyfile
@@ -179,33 +179,17 @@ def _rights(place: Path, names: tuple[str, ...]) -> tuple[str, ...]:
         return ()
 
     def may(path: Path, bit: int) -> bool:
-        facts = path.stat()
-        shift = 6 if facts.st_uid == account.pw_uid else 3 if facts.st_gid in groups else 0
-        return bool(facts.st_mode >> shift & bit == bit)
+        return allowed(path.stat(), account.pw_uid, groups, bit)
 
     closed = [name for name in names if not may(place / name, 4)]
     if may(place, 5) and not closed:
         return ()
     facts = place.stat()
-    whose = f"{_owner(facts.st_uid)}:{_group(facts.st_gid)} {facts.st_mode & 0o7777:o}"
+    whose = f"{user_name(facts.st_uid)}:{group_name(facts.st_gid)} {facts.st_mode & 0o7777:o}"
     return (
         f"the user {_AGENT} may not read its volumes (its directory is {whose}): once it is mounted, give it to the "
         "group tape, as 'chgrp -R tape' and 'chmod -R g+rX' do",
     )
-
-
-def _owner(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def _own_name(config: Config, labels: tuple[str, str]) -> str:

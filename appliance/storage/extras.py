@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import struct
-from collections.abc import Callable
 from functools import lru_cache
 
+from appliance.host.accounts import group_name, user_name
 from appliance.volumes.streams import Stream
 
 _XATTR_MAGIC = 0x005C5884
@@ -19,6 +17,8 @@ _NO_SUPPORT = frozenset({errno.ENOTSUP, errno.ENODATA, errno.ENOENT, errno.EPERM
 _ACL_ENTRY = struct.Struct("<HHI")
 _ACL_VERSION = 2
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+# A tree has few owners and many files.
+_user, _group = lru_cache(1024)(user_name), lru_cache(1024)(group_name)
 _ACL_WORDS = {_USER_OBJ: "user", _USER: "user", _GROUP_OBJ: "group", _GROUP: "group", _MASK: "mask", _OTHER: "other"}
 
 
@@ -65,20 +65,3 @@ def acl_text(value: bytes) -> bytes:
         bits = "".join(letter if permissions & bit else "-" for letter, bit in (("r", 4), ("w", 2), ("x", 1)))
         lines.append(f"{word}:{name}:{bits}\n")
     return "".join(lines).encode("utf-8", "surrogateescape") + b"\0"
-
-
-def _named(lookup: Callable[[int], str], who: int) -> str:
-    try:
-        return lookup(who)
-    except KeyError:
-        return str(who)
-
-
-@lru_cache(maxsize=1024)
-def _user(who: int) -> str:
-    return _named(lambda number: pwd.getpwuid(number).pw_name, who)
-
-
-@lru_cache(maxsize=1024)
-def _group(who: int) -> str:
-    return _named(lambda number: grp.getgrgid(number).gr_name, who)
