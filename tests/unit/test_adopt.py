@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError
-from appliance.host.api import BlockDevice, Mount
+from appliance.host.api import BlockDevice
 from appliance.magazines import adopt
 from appliance.magazines.candidate import Surroundings
 from appliance.magazines.enrolment import enrol
 from appliance.magazines.stays import Stays, stays_folder
 from tests.unit.lukshelp import LuksDisk, needs_cryptsetup
+from tests.unit.machine import Machine
 
 pytestmark = [needs_cryptsetup, pytest.mark.skipif(os.geteuid() != 0, reason="taking over disks needs root")]
-
-
-@dataclass
-class Machine:
-    """Devices and mounts as given."""
-
-    devices: tuple[BlockDevice, ...]
-    mounts: tuple[Mount, ...] = ()
-
-    def start(self, wake: object) -> None: ...
-
-    def enumerate(self) -> tuple[BlockDevice, ...]:
-        return self.devices
-
-    def table(self) -> tuple[Mount, ...]:
-        return self.mounts
-
-    async def trigger(self, path: Path) -> None: ...
 
 
 def take(config: Config, machine: Machine, node: Path, key: Path | None = None) -> None:

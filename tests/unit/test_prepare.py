@@ -10,7 +10,7 @@ import subprocess
 import uuid
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,27 +30,10 @@ from appliance.magazines.preparations import Phase, Preparation
 from appliance.magazines.prepare import Plan, Request, execute, plan
 from appliance.magazines.wipe import Wipe, Wiped
 from tests.unit.lukshelp import LuksDisk, needs_cryptsetup
+from tests.unit.machine import Machine
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="preparing disks needs root")
 SIZE = 400 * 1024 * 1024
-
-
-@dataclass
-class Machine:
-    """Devices and mounts as given."""
-
-    devices: tuple[BlockDevice, ...]
-    mounts: tuple[Mount, ...] = ()
-
-    def start(self, wake: object) -> None: ...
-
-    def enumerate(self) -> tuple[BlockDevice, ...]:
-        return self.devices
-
-    def table(self) -> tuple[Mount, ...]:
-        return self.mounts
-
-    async def trigger(self, path: Path) -> None: ...
 
 
 @pytest.fixture
