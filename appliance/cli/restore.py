@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.cli import placing
 from appliance.cli.output import Output, human_bytes
 from appliance.cli.running import heard_or_not, run_reading, warn_of
 from appliance.cli.times import AT_HELP, moment
@@ -36,6 +37,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="only what matches, and what lies below it: with a slash the whole path is compared, without one a name",
     )
     parser.add_argument("--to", type=Path, metavar="DIR", help="target directory; / restores to the original places")
+    placing.add_options(parser)
     parser.set_defaults(run=run_restore)
 
 
@@ -48,7 +50,9 @@ def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
         )
     if args.job is not None and args.at is not None:
         raise UsageError("--job names the job already", hint="Leave out --at, or take --latest NAME.")
-    request = restore.RestoreRequest(args.to, args.job, args.latest, tuple(args.file), args.at)
+    request = restore.RestoreRequest(
+        args.to, args.job, args.latest, tuple(args.file), args.at, args.replace, placing.renaming_of(args)
+    )
     result = run_reading(restore.run, "restore", args.config, request, out)
     with heard_or_not():
         _tell(result, out)
@@ -60,6 +64,6 @@ def _tell(result: restore.RestoreResult, out: Output) -> None:
     warn_of(out, result.warnings, result.errors)
     if result.exit_status is ExitStatus.FAILED:
         out.warn("        What is not named above is restored; 'magbay jobs' lists other jobs to take the rest from.")
-    out.line(
-        f"job {result.job_id} {result.word}: {result.files} files, {human_bytes(result.bytes)} restored to {result.to}"
-    )
+    told = f"{result.files} files, {human_bytes(result.bytes)} restored to {result.to}"
+    left = f", {result.skipped} that were there left as they are" if result.skipped else ""
+    out.line(f"job {result.job_id} {result.word}: {told}{left}")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance.cli import placing
 from appliance.cli.output import Output, human_bytes, one_line
 from appliance.cli.volume_report import Report, iso_time
 from appliance.config.kinds import size_of
 from appliance.errors import ExitStatus, NotFoundError
 from appliance.storage.extract import Extractor
-from appliance.storage.outcome import Replace
 from appliance.storage.selection import link_aliases, path_filter
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.bsr import Bootstrap, parse_bsr
@@ -58,9 +58,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
             "--file", action="append", default=[], metavar="GLOB", help="only matching files and what lies below them"
         )
     extract.add_argument("--to", type=Path, required=True, metavar="DIR", help="directory to restore below")
-    extract.add_argument(
-        "--replace", choices=[one.value for one in Replace], default=Replace.ALWAYS.value, help="default: always"
-    )
+    placing.add_options(extract)
     extract.add_argument(
         "--untrusted", action="store_true", help="no owners, set-ID bits, device nodes, privileged attributes"
     )
@@ -233,7 +231,8 @@ def run_extract(args: argparse.Namespace, out: Output) -> ExitStatus:
         args.to,
         select=wanted,
         aliases=aliases,
-        replace=Replace(args.replace),
+        replace=args.replace,
+        renaming=placing.renaming_of(args),
         trusted=not args.untrusted,
         limit=args.limit,
     )

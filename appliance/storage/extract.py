@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.errors import MagbayError
 from appliance.storage.outcome import FileResult, Outcome, Replace, Summary
+from appliance.storage.renaming import Renaming
 from appliance.storage.selection import Key
 from appliance.storage.targets import LimitError, Parts, Target, parts_of
 from appliance.volumes.attributes import FileType
@@ -51,6 +53,7 @@ _NOT_MISSED = {Stream.PROGRAM_NAMES, Stream.PROGRAM_DATA, Stream.SIGNED_DIGEST, 
 _NOT_MISSED |= {Stream.PLUGIN_NAME, Stream.RESTORE_OBJECT, Stream.FILEEVENT, Stream.NDMP_SEPARATOR}
 _MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
 _RECORD_COST = 256
+_CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at most
 _SHOWN_NAME = 200  # characters of a name that no file can have
 
 
@@ -81,6 +84,7 @@ class Extractor:
 
     *select*: which entries (default all). *aliases*: from `selection.link_aliases`. *algorithm*: digest of the job, if
     known. *on_result* is told what became of each file. *trusted*: see `Target`. *limit*: most bytes of data in all.
+    *renaming*: other names; messages have the stored ones.
     One extractor for one run.
     """
 
@@ -95,8 +99,11 @@ class Extractor:
         on_result: Callable[[FileResult], None] | None = None,
         trusted: bool = True,
         limit: int | None = None,
+        renaming: Renaming | None = None,
     ) -> None:
         self.summary = Summary()
+        self._renaming = renaming or Renaming()
+        self._began = time.time_ns() - _CLOCK_STEP
         self._target = Target(target, trusted=trusted)
         self._limit = limit
         self._select = select
@@ -163,9 +170,12 @@ class Extractor:
         path = name.decode("utf-8", "surrogateescape")
         kind = entry.attributes.kind
         try:
-            one = _Open(entry, parts_of(name), path)
+            one = _Open(entry, parts_of(self._renaming(name)), path)
         except VolumeError as error:
             self._fail(_Open(entry, (), path[:_SHOWN_NAME] + "…"), error)
+            return
+        if self._renaming and not one.parts and kind != "directory":
+            self.summary.warn(f"{path}: is left out: nothing is left of its name")
             return
         first = self._links.get((entry.ids, entry.attributes.stat.link_fi))
         if entry.attributes.ftype in _NO_FILE or (kind == "hardlink" and first == one.parts):
@@ -190,11 +200,11 @@ class Extractor:
             if found is None:
                 raise VolumeError("only its attributes are saved here, and it is not in the target")
             return self._replace is Replace.NEVER
-        if found is None or (kind == "directory" and self._replace is not Replace.NEVER):
+        if found is None or (kind == "directory" and self._target.was_made_on_the_way(one.parts)):
             return False
-        if self._replace is Replace.NEVER:
-            return True
-        return self._replace is Replace.IF_NEWER and one.entry.attributes.stat.mtime <= int(found.st_mtime)
+        if self._renaming and kind != "directory" and found.st_ctime_ns >= self._began:
+            raise VolumeError(f"another file was restored as {os.fsdecode(b'/'.join(one.parts))} just now")
+        return self._replace.keeps(one.entry.attributes.stat.mtime, int(found.st_mtime))
 
     def _create(self, one: _Open, kind: str) -> None:
         attributes = one.entry.attributes
@@ -374,3 +384,6 @@ class Extractor:
             except OSError as error:
                 self._fail(one, error)
         self._target.settle()
+        if self._target.foreign:
+            told = "belong to other users or groups, and only root can give them back"
+            self.summary.warn(f"{self._target.foreign} of the restored files {told}: they are yours now")

@@ -11,11 +11,25 @@ _MAX_MESSAGES = 10_000  # kept of each kind; the counts go on
 
 
 class Replace(Enum):
-    """What happens to a file that is there already."""
+    """What happens to a file that is there already; the words are Bacula's, with or without the hyphen."""
 
     ALWAYS = "always"
+    IF_NEWER = "if-newer"  # replaced when the saved one is newer
+    IF_OLDER = "if-older"  # replaced when the saved one is older
     NEVER = "never"
-    IF_NEWER = "if-newer"
+
+    @classmethod
+    def parse(cls, text: str) -> Replace:
+        """From a word. Raises `ValueError`."""
+        return cls(text.replace("-", "").replace("if", "if-"))
+
+    def keeps(self, saved: int, found: int) -> bool:
+        """Whether what is there stays, by the mtime that was *saved* and that which is *found* (Unix seconds)."""
+        if self is Replace.IF_NEWER:
+            return saved <= found
+        if self is Replace.IF_OLDER:
+            return saved >= found
+        return self is Replace.NEVER
 
 
 class Outcome(Enum):

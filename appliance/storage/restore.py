@@ -14,8 +14,9 @@ from appliance.storage.catalog import Catalog
 from appliance.storage.extract import Extractor
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Job
-from appliance.storage.outcome import Summary
+from appliance.storage.outcome import Replace, Summary
 from appliance.storage.plan import JobReader, Part, Wanted, chain_of, chosen_job, parts_for, wanted_files
+from appliance.storage.renaming import Renaming
 from appliance.storage.saved_files import text
 from appliance.storage.saver import Cancelled
 from appliance.volumes.blocks import SessionIds
@@ -30,6 +31,7 @@ class RestoreRequest:
     """What to restore: of one job (default: the newest good one, of the name *latest*) what *globs* match, below *to*.
 
     *before* (Unix seconds): of the jobs that began by then. *to* "/" restores to where the files came from.
+    *replace*: what happens to files that are there. *renaming*: other names below *to*.
     """
 
     to: Path
@@ -37,11 +39,13 @@ class RestoreRequest:
     latest: str | None = None
     globs: tuple[str, ...] = ()
     before: int | None = None
+    replace: Replace = Replace.ALWAYS
+    renaming: Renaming = Renaming()
 
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """What was restored. *bytes* of file data."""
+    """What was restored. *bytes* of file data; *skipped*: files that were there and stay."""
 
     job_id: int
     to: Path
@@ -52,6 +56,7 @@ class RestoreResult:
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     cancelled: bool = False
+    skipped: int = 0
 
     @property
     def word(self) -> str:
@@ -66,6 +71,7 @@ class RestoreResult:
             "status": self.word,
             "files": self.files,
             "bytes": self.bytes,
+            "skipped": self.skipped,
             "volumes": list(self.volumes),
             "to": str(self.to),
             "warnings": list(self.warnings),
@@ -102,17 +108,19 @@ def run(
         with readers.reading(paths), announced_job(config.run_dir, job.job_id, "restore"):
             for item, _ in work:
                 chosen_job(catalog, item.job.job_id, None)  # not purged since it was looked up
-            return _Restore(catalog, job, work, request.to).run(progress, cancelled)
+            return _Restore(catalog, job, work, request).run(progress, cancelled)
 
 
 class _Restore:
     """One running restore."""
 
-    def __init__(self, catalog: Catalog, job: Job, work: Sequence[tuple[Wanted, list[Part]]], to: Path) -> None:
+    def __init__(
+        self, catalog: Catalog, job: Job, work: Sequence[tuple[Wanted, list[Part]]], request: RestoreRequest
+    ) -> None:
         self._catalog = catalog
         self._job = job
         self._work = work
-        self._to = to
+        self._request = request
         self._damage: list[str] = []
         self._by_session = {SessionIds(w.job.session_id, w.job.session_time): w for w, _ in work}
 
@@ -120,7 +128,14 @@ class _Restore:
         aliases = {
             (ids, index): path for ids, wanted in self._by_session.items() for index, path in wanted.aliases().items()
         }
-        extractor = Extractor(self._to, select=self._select, aliases=aliases, algorithm=self._algorithm())
+        extractor = Extractor(
+            self._request.to,
+            select=self._select,
+            aliases=aliases,
+            algorithm=self._algorithm(),
+            replace=self._request.replace,
+            renaming=self._request.renaming,
+        )
         stopped = False
         try:
             extractor.run(self._events(progress, cancelled))
@@ -177,7 +192,7 @@ class _Restore:
         volumes = dict.fromkeys(part.media.name for _, parts in self._work for part in parts)
         return RestoreResult(
             job_id=self._job.job_id,
-            to=self._to,
+            to=self._request.to,
             files=summary.files,
             bytes=summary.bytes,
             volumes=tuple(volumes),
@@ -185,4 +200,5 @@ class _Restore:
             warnings=tuple(warnings),
             errors=tuple(errors),
             cancelled=stopped,
+            skipped=summary.skipped,
         )

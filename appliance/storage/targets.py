@@ -71,6 +71,7 @@ class Target:
         os.umask(self._umask)
         self._parent: tuple[Parts, int] | None = None  # the directory used last
         self._implicit: set[Parts] = set()  # made on the way, not yet seen on the volume
+        self.foreign = 0  # things whose owner or group could not be restored, for want of rights
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -119,6 +120,10 @@ class Target:
             return os.stat(parts[-1], dir_fd=self.parent(parts), follow_symlinks=False)
         except FileNotFoundError:
             return None
+
+    def was_made_on_the_way(self, parts: Parts) -> bool:
+        """Whether the directory is there only because something in it was restored."""
+        return parts in self._implicit
 
     def remove(self, parts: Parts) -> None:
         """Make room for something else. Raises `OSError`, among others for a directory that is not empty."""
@@ -190,6 +195,8 @@ class Target:
         missed: list[str] = []
         if os.geteuid() == 0 and self._trusted:
             _try(missed, "owner", lambda: os.chown(place, stat.uid, stat.gid, follow_symlinks=not is_link))
+        elif self._trusted:
+            self._own(place, stat, follow=not is_link)
         mode = stat.mode & 0o7777
         if not self._trusted or os.geteuid() not in (0, stat.uid):
             mode &= ~_SPECIAL_BITS
@@ -202,6 +209,17 @@ class Target:
         times = (stat.atime * 10**9, stat.mtime * 10**9)
         _try(missed, "times", lambda: os.utime(place, ns=times, follow_symlinks=not is_link))
         return missed
+
+    def _own(self, place: int | bytes, stat: EncodedStat, *, follow: bool) -> None:
+        """The group, where an unprivileged user may; the rest is counted, not told file by file."""
+        found = os.stat(place, follow_symlinks=follow)  # noqa: PTH116 (a descriptor)
+        same = stat.uid == found.st_uid
+        if stat.gid != found.st_gid:
+            try:
+                os.chown(place, -1, stat.gid, follow_symlinks=follow)
+            except (OSError, OverflowError):
+                same = False
+        self.foreign += not same
 
     def settle(self) -> None:
         """At the end: open the directories that were made on the way and are not on the volume. Raises `OSError`."""
