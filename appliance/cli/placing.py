@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from appliance.errors import UsageError
 from appliance.storage.outcome import Replace
@@ -30,6 +31,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="EXPR",
         help="change names by '!regular expression!instead!', as in Bacula; several with commas between",
+    )
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add --volume-key."""
+    parser.add_argument(
+        "--volume-key",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="key file of an enciphered volume of Bacula 15, or a directory of them named as the volumes",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from appliance.cli import placing
 from appliance.cli.output import Output, human_bytes
 from appliance.cli.running import heard_or_not, run_reading, warn_of
 from appliance.errors import ExitStatus
@@ -24,12 +25,13 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--job", type=int, metavar="ID", help="only this job")
     what.add_argument("--magazine", metavar="NAME", help="only what lies on this magazine")
+    placing.add_keys(parser)
     parser.set_defaults(run=run_verify)
 
 
 def run_verify(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Compare and tell what is wrong."""
-    request = verify.VerifyRequest(args.job, args.magazine)
+    request = verify.VerifyRequest(args.job, args.magazine, tuple(args.volume_key))
     result = run_reading(verify.run, "verify", args.config, request, out)
     with heard_or_not():
         _tell(result, out)

@@ -17,7 +17,7 @@ from appliance.errors import ExitStatus, NotFoundError
 from appliance.storage.extract import Extractor
 from appliance.storage.selection import link_aliases, path_filter
 from appliance.volumes.bb03 import VolumeKeys
-from appliance.volumes.bsr import Bootstrap, parse_bsr
+from appliance.volumes.bsr import load_bsr
 from appliance.volumes.events import Data, Digest, Event, FileEnd, FileEntry, FileStart
 from appliance.volumes.reading import in_order, read_volumes
 from appliance.volumes.streams import is_encrypted
@@ -42,14 +42,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     check = verbs.add_parser("check", help="read everything and compare it with checksums and digests")
     for parser, run in ((listing, run_list), (show, run_show), (extract, run_extract), (check, run_check)):
         parser.add_argument("volumes", nargs="+", type=Path, metavar="VOLUME", help="volume files, in their order")
-        parser.add_argument(
-            "--volume-key",
-            action="append",
-            default=[],
-            type=Path,
-            metavar="PATH",
-            help="key file of an enciphered volume of Bacula 15, or a directory of them named as the volumes",
-        )
+        placing.add_keys(parser)
         parser.set_defaults(run=run)
     for parser in (listing, extract, check):
         parser.add_argument("--bsr", type=Path, metavar="FILE", help="only what this bootstrap file selects")
@@ -78,7 +71,7 @@ class _Reading:
     def __init__(self, args: argparse.Namespace, out: Output) -> None:
         self.out = out
         self.report = Report()
-        self.bootstrap = _read_bsr(args.bsr) if getattr(args, "bsr", None) else None
+        self.bootstrap = load_bsr(args.bsr) if getattr(args, "bsr", None) else None
         self.keys = VolumeKeys(args.volume_key)
         self.paths = in_order(args.volumes, self.keys)
         self.total = sum(path.stat().st_size for path in self.paths)
@@ -99,14 +92,6 @@ class _Reading:
 
 def _names(paths: Sequence[Path]) -> str:
     return ", ".join(map(str, paths))
-
-
-def _read_bsr(path: Path) -> Bootstrap:
-    try:
-        text = path.read_text("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such bootstrap file", hint="Look at the spelling of --bsr.") from None
-    return parse_bsr(text, str(path))
 
 
 def _file_document(entry: FileEntry) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from appliance.storage.model import Job, JobStatus, Media, SavedFile, Stretch
 from appliance.storage.pools import reachable
 from appliance.storage.selection import matcher
 from appliance.volumes.attributes import FileType
+from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import Event, FileEnd, FileState, SessionEnd
@@ -137,10 +138,15 @@ def chain_of(catalog: Catalog, job: Job) -> list[Job]:
     return chain
 
 
-def wanted_files(catalog: Catalog, chain: Sequence[Job], globs: Sequence[str]) -> list[Wanted]:
+def wanted_files(
+    catalog: Catalog,
+    chain: Sequence[Job],
+    globs: Sequence[str],
+    seen: Callable[[SavedFile], None] = lambda saved: None,
+) -> list[Wanted]:
     """For each job of the chain what it has the newest version of, and what *globs* (if any) match.
 
-    Raises `NotFoundError` when that is nothing.
+    *seen* is told each. Raises `NotFoundError` when that is nothing.
     """
     wanted = {job.job_id: Wanted(job) for job in chain}
     matches = matcher(globs)
@@ -154,6 +160,7 @@ def wanted_files(catalog: Catalog, chain: Sequence[Job], globs: Sequence[str]) -
     for saved in found:
         if saved.type != FileType.DELETED and matches(saved.path):
             wanted[saved.job_id].add(saved)
+            seen(saved)
     if globs and not any(item.count for item in wanted.values()):
         raise NotFoundError(
             f"job {chain[-1].job_id} has no file that matches {' or '.join(globs)}",
@@ -184,6 +191,13 @@ def parts_for(
 
     *only*: identities of magazines. Raises `AwayError` naming magazines and volumes when one is not here.
     """
+    return _placed(config, runs_for(catalog, job, wanted=wanted, only=only))
+
+
+def runs_for(
+    catalog: Catalog, job: Job, *, wanted: Wanted | None = None, only: Set[str] | None = None
+) -> list[tuple[Media, tuple[Run, ...]]]:
+    """As `parts_for`, wherever the volumes are."""
     media = {item.media_id: item for item in catalog.media()}
     runs: dict[int, list[Run]] = {}
     gap = False
@@ -201,7 +215,7 @@ def parts_for(
         else:
             mine.append(Run(stretch.start, stretch.end, gap, continued))
         gap = False
-    return _placed(config, [(media[media_id], tuple(mine)) for media_id, mine in runs.items()])
+    return [(media[media_id], tuple(mine)) for media_id, mine in runs.items()]
 
 
 def _placed(config: Config, found: Sequence[tuple[Media, tuple[Run, ...]]]) -> list[Part]:
@@ -214,23 +228,24 @@ def _placed(config: Config, found: Sequence[tuple[Media, tuple[Run, ...]]]) -> l
         else:
             parts.append(Part(media, magazine.path / media.name, runs))
     if away:
-        raise away_error(away)
+        raise away_error((media.magazine, media.name) for media in away)
     return parts
 
 
-def away_error(media: Sequence[Media]) -> AwayError:
-    """Which magazines must be plugged in for which volumes."""
+def away_error(away: Iterable[tuple[str, str]]) -> AwayError:
+    """Which magazines must be plugged in for which volumes: pairs of both."""
     volumes: dict[str, list[str]] = {}
-    for item in media:
-        volumes.setdefault(item.magazine, []).append(item.name)
+    for magazine, volume in away:
+        volumes.setdefault(magazine, []).append(volume)
     told = "; ".join(f"magazine {name} (volumes {', '.join(names)})" for name, names in volumes.items())
     return AwayError(f"not here: {told}", hint=f"Plug in {' and '.join(volumes)} and try again.")
 
 
 class JobReader:
-    """Reads the stretches of one job. *advance* is told the bytes read."""
+    """Reads the stretches of one job. *advance* is told the bytes read. *keys*: of enciphered volumes."""
 
-    def __init__(self, job: Job, advance: Callable[[int], None]) -> None:
+    def __init__(self, job: Job, advance: Callable[[int], None], keys: VolumeKeys | None = None) -> None:
+        self._keys = keys
         self._ids = SessionIds(job.session_id, job.session_time)
         self._advance = advance
         self._sessions = SessionReader()
@@ -258,7 +273,7 @@ class JobReader:
         return self._good and event.entry.file_index != self._continued
 
     def _read(self, part: Part) -> Iterator[Event]:
-        with VolumeReader(part.path) as volume:
+        with VolumeReader(part.path, self._keys) as volume:
             label = volume.label()
             if label is None:
                 # It touches no file: what is read here is found by the catalog's addresses.

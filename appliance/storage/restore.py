@@ -19,6 +19,7 @@ from appliance.storage.plan import JobReader, Part, Wanted, chain_of, chosen_job
 from appliance.storage.renaming import Renaming
 from appliance.storage.saved_files import text
 from appliance.storage.saver import Cancelled
+from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.events import Event, FileEnd, FileEntry, Partial
 from appliance.volumes.reader import Damage
@@ -31,7 +32,8 @@ class RestoreRequest:
     """What to restore: of one job (default: the newest good one, of the name *latest*) what *globs* match, below *to*.
 
     *before* (Unix seconds): of the jobs that began by then. *to* "/" restores to where the files came from.
-    *replace*: what happens to files that are there. *renaming*: other names below *to*.
+    *replace*: what happens to files that are there. *renaming*: other names below *to*. *keys*: places of the keys of
+    enciphered volumes.
     """
 
     to: Path
@@ -41,6 +43,7 @@ class RestoreRequest:
     before: int | None = None
     replace: Replace = Replace.ALWAYS
     renaming: Renaming = Renaming()
+    keys: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class _Restore:
         self._job = job
         self._work = work
         self._request = request
+        self._keys = VolumeKeys(request.keys)
         self._damage: list[str] = []
         self._by_session = {SessionIds(w.job.session_id, w.job.session_time): w for w, _ in work}
 
@@ -157,7 +161,7 @@ class _Restore:
 
     def _events(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> Iterator[Event]:
         for wanted, parts in self._work:
-            for event in JobReader(wanted.job, progress).events(parts):
+            for event in JobReader(wanted.job, progress, self._keys).events(parts):
                 if cancelled():
                     raise Cancelled
                 if isinstance(event, Damage):

@@ -6,6 +6,7 @@ import base64
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, NotFoundError
@@ -20,6 +21,7 @@ from appliance.storage.pools import reachable
 from appliance.storage.reading import Hash, new_hash
 from appliance.storage.saved_files import text
 from appliance.volumes.attributes import FileType
+from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.compression import decode
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import Data, Event, FileEnd, FileEntry, FileStart, FileState
@@ -34,6 +36,7 @@ class VerifyRequest:
 
     job: int | None = None
     magazine: str | None = None
+    keys: tuple[Path, ...] = ()  # places of the keys of enciphered volumes
 
 
 @dataclass
@@ -88,6 +91,7 @@ def run(
     Raises `NotFoundError` (job, magazine), `AwayError` (a magazine that is needed), `CatalogError`.
     """
     result = VerifyResult()
+    keys = VolumeKeys(request.keys)
     with Catalog(config.state_dir) as catalog:
         catalog.recover()
         work = _work(catalog, config, request, result)
@@ -100,7 +104,7 @@ def run(
                     continue  # since it was looked up
                 result.jobs.append(job.job_id)
                 before = result.error_count
-                check = _Check(catalog, job, parts, result)
+                check = _Check(catalog, job, parts, result, keys)
                 with announced_job(config.run_dir, job.job_id, "verify"):
                     check.run(progress, cancelled)
             told = "good" if result.error_count == before else f"{result.error_count - before} errors"
@@ -139,8 +143,9 @@ def _work(
 class _Check:
     """Compares one job's events with its catalog rows."""
 
-    def __init__(self, catalog: Catalog, job: Job, parts: list[Part], result: VerifyResult) -> None:
+    def __init__(self, catalog: Catalog, job: Job, parts: list[Part], result: VerifyResult, keys: VolumeKeys) -> None:
         self._catalog = catalog
+        self._keys = keys
         self._job = job
         self._parts = parts
         self._result = result
@@ -169,7 +174,7 @@ class _Check:
             self._run(progress, cancelled)
 
     def _run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
-        for event in JobReader(self._job, progress).events(self._parts):
+        for event in JobReader(self._job, progress, self._keys).events(self._parts):
             if cancelled():
                 return
             self._take(event)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from appliance.errors import NotFoundError, PermissionDeniedError
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.labels import SessionLabel
@@ -17,6 +19,7 @@ from appliance.volumes.posixre import Pattern
 _Ranges = list[tuple[int, int]]
 _RANGE = re.compile(r"(\d{1,20})(?:\s*-\s*(\d{1,20}))?")
 _MAX_LINE = 1 << 20
+_MAX_FILE = 256 << 20
 _NUMBERS = {"volsessionid", "volsessiontime", "voladdr", "volfile", "volblock", "fileindex", "jobid", "count", "slot"}
 _NAMES = {"job", "client"}
 _IGNORED = {"include", "exclude", "storage", "mediatype", "device", "jobtype", "joblevel"}
@@ -26,7 +29,7 @@ _IGNORED = {"include", "exclude", "storage", "mediatype", "device", "jobtype", "
 class BsrEntry:
     """One `Volume=` entry. Empty criteria match everything; *ranges* by keyword in small letters."""
 
-    volumes: set[str] = field(default_factory=set)
+    volumes: dict[str, None] = field(default_factory=dict)  # their order is that of reading
     ranges: dict[str, _Ranges] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     streams: set[int] = field(default_factory=set)
@@ -69,6 +72,14 @@ class BsrEntry:
         ranges = self.ranges.get("voladdr")
         return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
 
+    @property
+    def session(self) -> SessionIds | None:
+        """The one session that the entry is about; None for several or any."""
+        pairs = [self.ranges.get(name, []) for name in ("volsessionid", "volsessiontime")]
+        if all(len(pair) == 1 and pair[0][0] == pair[0][1] for pair in pairs):
+            return SessionIds(pairs[0][0][0], pairs[1][0][0])
+        return None
+
 
 class Bootstrap:
     """A parsed bootstrap file: something is wanted if one entry matches in all its criteria.
@@ -93,6 +104,21 @@ class Bootstrap:
         if len(spans) < len(entries):
             return 0, None
         return min(low for low, _ in spans), max(high for _, high in spans)
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        """The names of all volumes, in the order in which they are to be read."""
+        return tuple(dict.fromkeys(name for entry in self.entries for name in entry.volumes))
+
+    def files(self) -> dict[SessionIds, _Ranges] | None:
+        """The FileIndex ranges wanted of each session; None where other criteria decide, too."""
+        found: dict[SessionIds, _Ranges] = {}
+        for entry in self.entries:
+            ids = entry.session
+            if ids is None or "fileindex" not in entry.ranges or entry.streams or entry.pattern:
+                return None
+            found.setdefault(ids, []).extend(entry.ranges["fileindex"])
+        return found
 
     def wants_block(self, volume: str, ids: SessionIds, last_byte: int) -> bool:
         """Whether anything in this block of *volume* can match; *last_byte*: address of its last byte."""
@@ -155,6 +181,23 @@ def _apply(entry: BsrEntry, keyword: str, value: str, where: str) -> None:
         raise VolumeError(f"{where}: the keyword {keyword!r} is unknown", hint="The bootstrap file is not used.")
 
 
+def load_bsr(path: Path) -> Bootstrap:
+    """The bootstrap file at *path*. Raises `NotFoundError`, `PermissionDeniedError`, `VolumeError`."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read(_MAX_FILE + 1)
+    except FileNotFoundError:
+        hint = "Look at the spelling of the bootstrap file."
+        raise NotFoundError(f"{path}: no such bootstrap file", hint=hint) from None
+    except PermissionError as error:
+        raise PermissionDeniedError(f"{path}: {error.strerror}", hint="Run as its owner.") from None
+    except OSError as error:
+        raise VolumeError(f"{path}: {error.strerror}", hint="Give the path of a bootstrap file.") from None
+    if len(text) > _MAX_FILE:
+        raise VolumeError(f"{path}: too long for a bootstrap file", hint="Is it a bootstrap file at all?")
+    return parse_bsr(text, str(path))
+
+
 def parse_bsr(text: str, name: str) -> Bootstrap:
     """Parse the *text* of a bootstrap file; *name* stands in messages. Raises `VolumeError` with file and line."""
     entries = [BsrEntry()]
@@ -171,7 +214,7 @@ def parse_bsr(text: str, name: str) -> Bootstrap:
         if keyword.lower() == "volume":
             if entries[-1].volumes:
                 entries.append(BsrEntry())
-            entries[-1].volumes.update(value.split("|"))
+            entries[-1].volumes.update(dict.fromkeys(value.split("|")))
         else:
             _apply(entries[-1], keyword.lower(), value, where)
     if not any(entry.volumes for entry in entries):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from appliance.errors import UsageError
+from appliance.errors import MagbayError, UsageError
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import RECORD_HEADER
 from appliance.volumes.bsr import Bootstrap
 from appliance.volumes.events import Event, VolumeStart
 from appliance.volumes.labels import LabelKind
-from appliance.volumes.reader import Block, VolumeReader
+from appliance.volumes.reader import Block, Damage, VolumeReader
 from appliance.volumes.sessions import SessionReader
 
 
@@ -21,22 +21,28 @@ def read_volumes(
     select: Bootstrap | None = None,
     advance: Callable[[int], None] | None = None,
     keys: VolumeKeys | None = None,
+    go_on: bool = False,
 ) -> Iterator[Event]:
     """The events of the volumes *paths*, in that order (see `in_order`).
 
     *select*: only what a bootstrap file wants. *advance* is told the number of bytes read, block by block. *keys*: of
-    enciphered volumes.
+    enciphered volumes. *go_on*: a volume that cannot be read is damage, too, and the next one is read.
     Raises `NotFoundError` for a missing file, `VolumeError` for one that is no volume or of an unknown kind; damage
     comes as an event.
     """
     sessions = SessionReader(select)
     for path in paths:
-        with VolumeReader(path, keys) as volume:
-            label = volume.label()
-            sessions.begin_volume(volume.name)
-            yield VolumeStart(volume.name, label)
-            name = label.name if label else path.name
-            yield from _read_volume(volume, name, sessions, select, advance)
+        try:
+            with VolumeReader(path, keys) as volume:
+                label = volume.label()
+                sessions.begin_volume(volume.name)
+                yield VolumeStart(volume.name, label)
+                name = label.name if label else path.name
+                yield from _read_volume(volume, name, sessions, select, advance)
+        except MagbayError as error:
+            if not go_on:
+                raise
+            yield from sessions.damage(Damage(str(path), 0, 0, error.message))
     yield from sessions.finish()
 
 
