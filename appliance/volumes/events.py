@@ -142,6 +142,21 @@ class Partial:
 
 
 @dataclass(frozen=True)
+class Loose:
+    """A record, file data excepted, whose file or whose other part is on another volume (`SessionReader` with *loose*).
+
+    *stream* below 0: the last part of a record that begins on the volume before. *missing*: bytes of it that are on the
+    next volume, 0 for a whole record of a file whose attributes are on the volume before.
+    """
+
+    ids: SessionIds
+    file_index: int
+    stream: int
+    data: bytes
+    missing: int = 0
+
+
+@dataclass(frozen=True)
 class SessionEnd:
     """A session is over. *end* None: no end label (cancelled, still running, or it goes on on another volume)."""
 
@@ -165,4 +180,5 @@ Event = (
     | SessionEnd
     | Damage
     | Partial
+    | Loose
 )

@@ -21,6 +21,7 @@ from appliance.volumes.events import (
     FileEntry,
     FileStart,
     FileState,
+    Loose,
     Other,
     Partial,
     SessionEnd,
@@ -71,6 +72,7 @@ class _Session:
     number: int | None = None  # of its last block; None: the next one cannot be told
     last_index: int = 0
     ignored: int = 0  # FileIndex whose records are passed over (its beginning is missing, or its name not wanted)
+    partial: int = 0  # FileIndex that begins before what was read, on a volume that may be read some other time
     skipped: bool = False  # blocks were left out on request
     record: _Record | None = None
     # Of the open file:
@@ -91,16 +93,18 @@ class _Session:
 class SessionReader:
     """Feed it blocks and damage in order of the volumes; it yields events. *select*: a bootstrap file's wishes.
 
+    *loose*: records whose file or other part is on a volume that is not read come as `Loose`.
     Raises `VolumeError` only where no volume can be like this (thousands of sessions without an end).
     """
 
-    def __init__(self, select: Bootstrap | None = None) -> None:
+    def __init__(self, select: Bootstrap | None = None, *, loose: bool = False) -> None:
         self._select = select
+        self._loose = loose
         self._sessions: dict[SessionIds, _Session] = {}
         self._volume = ""
         self._open_bytes = 0
         self._damage: list[Damage] = []  # the last ones on the present volume
-        self._reports: list[Damage | Partial] = []  # to be yielded next
+        self._reports: list[Damage | Partial | Loose] = []  # to be yielded next
 
     def begin_volume(self, path: str) -> None:
         """The blocks that follow are of this volume."""
@@ -166,7 +170,7 @@ class SessionReader:
 
     # Sessions
 
-    def _take_reports(self) -> list[Damage | Partial]:
+    def _take_reports(self) -> list[Damage | Partial | Loose]:
         reports, self._reports = self._reports, []
         return reports
 
@@ -229,6 +233,10 @@ class SessionReader:
             kind = session.entry.attributes.ftype if session.entry else 0
             session.is_cut = session.is_cut or session.record is not None or kind in _WITH_DATA
         yield from self._close(session)
+        if session.record:
+            record = session.record
+            self._set_loose(session, record.file_index, record.stream, memoryview(record.data), record.missing)
+            yield from self._take_reports()
         self._drop_record(session)
         yield SessionEnd(session.ids, session.start, end, session.last_index, tuple(session.volumes))
 
@@ -267,7 +275,11 @@ class SessionReader:
             self._break_off(session)
         if stream < 0:
             self._headless(session, index, where)
+            if index == session.partial and len(part) == length:
+                self._set_loose(session, index, stream, part)
             return None
+        if not (session.last_index or session.start or session.suspect) and stream & TYPE_MASK in OF_FILES:
+            self._headless(session, index, where)  # the volume before ended between two records of the file
         if len(part) < length:
             self._keep(session, _Record(index, stream, length - len(part), bytearray(part), where, self._volume))
             return None
@@ -283,7 +295,17 @@ class SessionReader:
             if session.last_index or session.suspect:
                 self._report(session, where, 0, what)
             elif self._select is None:
+                session.partial = index
                 self._reports.append(Partial(self._volume, where, what))
+
+    def _passed_over(self, session: _Session, index: int, stream: int, data: memoryview) -> Iterator[Event]:
+        if index == session.partial:
+            self._set_loose(session, index, stream, data)
+            yield from self._take_reports()
+
+    def _set_loose(self, session: _Session, index: int, stream: int, data: memoryview, missing: int = 0) -> None:
+        if self._loose and abs(stream) & TYPE_MASK not in DATA:
+            self._reports.append(Loose(session.ids, index, stream, bytes(data), missing))
 
     def _keep(self, session: _Session, record: _Record) -> None:
         if self._open_bytes + len(record.data) > _MAX_OPEN_BYTES:
@@ -299,6 +321,7 @@ class SessionReader:
             yield from self._close(session)
             yield from self._next_file(session, index, where)
         if index == session.ignored:
+            yield from self._passed_over(session, index, stream, data)
             return
         if self._select is not None and not self._select.wants_record(session.start, index, stream):
             return
