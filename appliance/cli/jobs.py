@@ -79,6 +79,8 @@ def _document(job: Job) -> dict[str, object]:
         "warnings": job.warnings,
         "errors": job.errors,
         "waiting": job.waiting,
+        "client": job.client,
+        "type": job.type,
     }
 
 

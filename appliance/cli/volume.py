@@ -1,4 +1,7 @@
-"""`magbay volume list|show|extract|check`: bare volume files, without catalog, daemon or configuration."""
+"""`magbay volume list|show|extract|check`: bare volume files, without catalog, daemon or configuration.
+
+`volume scan` is in `appliance.cli.scan`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import placing
+from appliance.cli import placing, scan
 from appliance.cli.output import Output, human_bytes, one_line
 from appliance.cli.volume_report import Report, iso_time
 from appliance.config.kinds import size_of
@@ -34,7 +37,7 @@ _TYPE_LETTERS = {
 
 def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the noun `volume`."""
-    noun = subparsers.add_parser("volume", help="bare volume files: list, show, extract, check")
+    noun = subparsers.add_parser("volume", help="bare volume files: list, show, extract, check, scan")
     verbs = noun.add_subparsers(metavar="VERB", required=True)
     listing = verbs.add_parser("list", help="the files on volumes, with their digests")
     show = verbs.add_parser("show", help="labels and jobs of volumes")
@@ -44,6 +47,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         parser.add_argument("volumes", nargs="+", type=Path, metavar="VOLUME", help="volume files, in their order")
         placing.add_keys(parser)
         parser.set_defaults(run=run)
+    scan.register(verbs)
     for parser in (listing, extract, check):
         parser.add_argument("--bsr", type=Path, metavar="FILE", help="only what this bootstrap file selects")
     for parser in (listing, extract):

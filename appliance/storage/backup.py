@@ -200,7 +200,8 @@ def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple
     md5 = base64.b64encode(digest).decode("ascii").rstrip("=")
     base = _base(catalog, request, md5)
     level = request.level if base else Level.FULL
-    new = NewJob(request.name, level, request.pool, fileset, md5, base.job_id if base else None)
+    client = socket.gethostname()[:100]
+    new = NewJob(request.name, level, request.pool, fileset, md5, base.job_id if base else None, client)
     # The clock that stamps files runs milliseconds behind: a change after the start may bear the second before it.
     return new, base.started - 1 if base else None
 
@@ -301,10 +302,10 @@ class _Run:
         started = time.strftime("%Y-%m-%d_%H.%M.%S", time.localtime(self.job.started))
         return SessionLabel(
             job_id=self.job.job_id,
-            time=int(time.time() * 1_000_000),
+            time=self.job.started * 1_000_000,  # a scan of the volume enters the same time as the catalog has
             job=f"{self.job.name}.{started}_{self.job.job_id:02d}",
             job_name=self.job.name,
-            client=socket.gethostname()[:100],
+            client=self.job.client,
             fileset=self.job.name,
             fileset_md5=self.job.fileset_md5,
             pool=self.job.pool,

@@ -39,7 +39,7 @@ _PATIENCE = 60
 _MEDIA = "MediaId, VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus, FirstWritten, LastWritten"
 _JOB = (
     "JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, VolSessionTime, Started, "
-    "Finished, JobFiles, ReadBytes, JobBytes, JobErrors, Warnings, Waiting"
+    "Finished, JobFiles, ReadBytes, JobBytes, JobErrors, Warnings, Waiting, Client, Type"
 )
 
 
@@ -53,8 +53,8 @@ class Catalog:
     Opening it raises `PermissionDeniedError` for a user who may not write in *state_dir*.
     """
 
-    def __init__(self, state_dir: Path) -> None:
-        self.path = state_dir / "catalog.db"
+    def __init__(self, state_dir: Path, name: str = "catalog.db") -> None:
+        self.path = state_dir / name
         self._alive_dir = state_dir / "running"
         self._alive: dict[int, int] = {}
         try:
@@ -152,8 +152,8 @@ class Catalog:
             values = (new.name, new.level.value, JobStatus.RUNNING.value, new.pool, new.fileset, new.fileset_md5)
             cursor = db.execute(
                 "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, "
-                "VolSessionTime, Started) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (_next_job_id(db), *values, new.base, ids.session_id, ids.session_time, int(time.time())),
+                "VolSessionTime, Started, Client) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (next_job_id(db), *values, new.base, ids.session_id, ids.session_time, int(time.time()), new.client),
             )
             job_id = int(cursor.lastrowid or 0)
             # Inside the transaction, so that `recover` of another process never sees the row without the lock.
@@ -230,6 +230,11 @@ class Catalog:
             return _job(row)
         raise NotFoundError(f"there is no job {job_id}", hint="'magbay jobs' lists them.")
 
+    def job_of(self, ids: SessionIds) -> Job | None:
+        """The job of a session, None when the catalog has none."""
+        query = f"SELECT {_JOB} FROM Job WHERE VolSessionId=? AND VolSessionTime=?"  # noqa: S608
+        return next((_job(row) for row in self.rows(query, _pair(ids))), None)
+
     def jobs(
         self, *, name: str | None = None, status: JobStatus | None = None, fileset_md5: str | None = None
     ) -> list[Job]:
@@ -279,7 +284,11 @@ class Catalog:
 
     def touch_media(self, job_id: int, media: Media) -> None:
         """Note that the job begins to write on the volume: the evidence for later of what is its tail."""
-        self.change("INSERT INTO JobMedia VALUES(NULL, ?, ?, 0, 0, 0, 0)", (job_id, media.media_id))
+        self.change(
+            "INSERT INTO JobMedia(JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress) "
+            "VALUES(?, ?, 0, 0, 0, 0)",
+            (job_id, media.media_id),
+        )
 
     def leave_media(self, job_id: int, media: Media, stretches: Sequence[Stretch]) -> None:
         """The job goes on with another volume: keep what is on this one."""
@@ -316,7 +325,8 @@ class Catalog:
 def write_stretches(db: sqlite3.Connection, job_id: int, stretches: Sequence[Stretch]) -> None:
     """Insert JobMedia rows, inside a transaction."""
     db.executemany(
-        "INSERT INTO JobMedia VALUES(NULL, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO JobMedia(JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress) "
+        "VALUES(?, ?, ?, ?, ?, ?)",
         [(job_id, s.media_id, s.first_index, s.last_index, s.start, s.end) for s in stretches],
     )
 
@@ -331,11 +341,19 @@ def write_media(db: sqlite3.Connection, media: Media) -> None:
 
 def _new_session(db: sqlite3.Connection) -> SessionIds:
     now = int(time.time())
-    cursor = db.execute("INSERT INTO Session(VolSessionTime) VALUES(?)", (now,))
-    return SessionIds(int(cursor.lastrowid or 0), now)
+    while True:
+        cursor = db.execute("INSERT INTO Session(VolSessionTime) VALUES(?)", (now,))
+        ids = SessionIds(int(cursor.lastrowid or 0), now)
+        # Jobs that a scan entered may have ids of other machines.
+        if not db.execute("SELECT 1 FROM Job WHERE VolSessionId=? AND VolSessionTime=?", _pair(ids)).fetchone():
+            return ids
 
 
-def _next_job_id(db: sqlite3.Connection) -> int:
+def _pair(ids: SessionIds) -> tuple[int, int]:
+    return ids.session_id, ids.session_time
+
+
+def next_job_id(db: sqlite3.Connection) -> int:
     """The next JobId whose number is no attributes stream.
 
     A session label carries the JobId where other records have their stream, and stock `bls` lists the labels of

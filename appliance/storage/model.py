@@ -86,6 +86,7 @@ class NewJob:
     fileset: str  # JSON list of the paths and patterns, for people
     fileset_md5: str
     base: int | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Job:
     errors: int
     warnings: int
     waiting: str = ""  # for which magazines, while it runs
+    client: str = ""  # host whose files it saved, as its label says
+    type: str = "B"  # Bacula's letter: B backup, C copy, M migrated, A archive …
 
 
 @dataclass(frozen=True)

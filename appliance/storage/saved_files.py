@@ -21,13 +21,14 @@ _ALGORITHMS = {22: "MD5", 27: "SHA1", 43: "SHA256", 86: "SHA512"}  # by the leng
 
 
 class FileWriter:
-    """Takes the file rows of one job. Memory is bounded by the batch."""
+    """Takes the file rows of one job. Memory is bounded by the batch. *again*: rows that are there already stay."""
 
-    def __init__(self, catalog: Catalog, job_id: int) -> None:
+    def __init__(self, catalog: Catalog, job_id: int, *, again: bool = False) -> None:
         self._catalog = catalog
         self._job_id = job_id
         self._waiting: list[SavedFile] = []
         self._paths: dict[bytes, int] = {}
+        self._insert = "INSERT INTO File VALUES(?, ?, ?, ?, ?, ?, ?)" + (" ON CONFLICT DO NOTHING" if again else "")
 
     def add(self, file_index: int, kind: int, path: bytes, lstat: str, digest: str) -> None:
         """Enter one saved thing. Raises `CatalogError`."""
@@ -46,7 +47,7 @@ class FileWriter:
                 path_id = self._path_id(db, saved.path[:cut])
                 row = (saved.job_id, saved.file_index, path_id, saved.path[cut:], saved.type, saved.lstat, saved.digest)
                 rows.append(row)
-            db.executemany("INSERT INTO File VALUES(?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(self._insert, rows)
         self._waiting.clear()
 
     def _path_id(self, db: sqlite3.Connection, path: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _FIRST = (
     """CREATE TABLE Media(MediaId INTEGER PRIMARY KEY, VolumeName TEXT NOT NULL UNIQUE, Magazine TEXT NOT NULL,
@@ -41,6 +41,22 @@ _STEPS: dict[int, tuple[str, ...]] = {
     ),
     # One file or directory out of millions; the key of the table stands behind the two columns by itself.
     3: ("CREATE INDEX FilePath ON File(PathId, JobId)",),
+    # What a scan of volumes has to keep: see scanned.py and settling.py.
+    4: (
+        "ALTER TABLE Job ADD COLUMN Client TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE Job ADD COLUMN Type TEXT NOT NULL DEFAULT 'B'",
+        "CREATE INDEX JobSession ON Job(VolSessionId, VolSessionTime)",
+        # Of stretches that a scan found: block numbers of the first and last block, bytes of file data.
+        "ALTER TABLE JobMedia ADD COLUMN FirstBlock INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE JobMedia ADD COLUMN LastBlock INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE JobMedia ADD COLUMN DataBytes INTEGER NOT NULL DEFAULT 0",
+        # Jobs that were entered by a scan: whether their beginning was found, and the status in their end label.
+        """CREATE TABLE Scanned(JobId INTEGER PRIMARY KEY, Begun INTEGER NOT NULL DEFAULT 0,
+           Ended TEXT NOT NULL DEFAULT '')""",
+        # Records whose other part, or whose file, is on a volume that was not scanned yet.
+        """CREATE TABLE Loose(JobId INTEGER NOT NULL, FileIndex INTEGER NOT NULL, Stream INTEGER NOT NULL,
+           Missing INTEGER NOT NULL, Data BLOB NOT NULL, PRIMARY KEY(JobId, FileIndex, Stream, Missing))""",
+    ),
 }
 
 

@@ -1,0 +1,330 @@
+"""What a scan finds on one volume, entered in the catalog: jobs, their files, and where on the volume they are.
+
+Each volume is taken for itself, in any order. What a job has on several volumes is put together by `settling`: records
+that are cut by the end of a volume are kept as loose ones until their other part is found.
+"""
+
+from __future__ import annotations
+
+import base64
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from appliance.storage.catalog import Catalog, next_job_id
+from appliance.storage.model import Job, JobStatus, Level, Media
+from appliance.storage.saved_files import FileWriter
+from appliance.storage.sink import STRETCH_BYTES
+from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds
+from appliance.volumes.events import Digest, Event, FileEnd, FileStart, Loose, SessionEnd, SessionStart
+from appliance.volumes.labels import LabelKind, SessionLabel
+from appliance.volumes.reader import Block
+from appliance.volumes.streams import DATA, DIGEST_STREAMS, PLAIN_DATA, TYPE_MASK, Stream
+
+_HEAD = RECORD_HEADER.size
+_OFFSET = 8  # bytes of the offset before the data of a sparse record
+_LEVELS = {
+    "D": Level.DIFFERENTIAL,
+    "I": Level.INCREMENTAL,
+}  # all others (full, virtual full, base) stand for themselves
+# JobIds of labels are kept up to here; one of a hostile volume must not use up the numbers.
+_MOST = 10**9
+UNKNOWN = "unknown"  # name of a job whose labels were not found yet
+
+
+@dataclass
+class _Span:
+    """A stretch as it grows: addresses, FileIndexes, block numbers, bytes of file data."""
+
+    start: int
+    number: int
+    end: int = 0
+    last_number: int = 0
+    first: int = 0
+    last: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Session:
+    """What was found of one session on the volume. *whole*: the catalog has all of it already."""
+
+    ids: SessionIds
+    job_id: int = 0
+    whole: bool = False
+    name: str = UNKNOWN
+    files: int = 0
+    label: SessionLabel | None = None  # the end's rather than the start's
+    begun: int = 0  # when, by its start label (Unix seconds)
+    ended: bool = False
+    spans: list[_Span] = field(default_factory=list)
+    span: _Span | None = None
+    rows: FileWriter | None = None
+    digest: str = ""
+
+
+class VolumeBook:
+    """Takes the blocks and events of one volume. With *dry* nothing is written."""
+
+    def __init__(self, catalog: Catalog, media: Media | None, start: int, *, ours: bool, dry: bool) -> None:
+        """*media*: its row; may be None in a dry run. *start*: where reading began. *ours*: magbay labelled it."""
+        self.sessions: dict[SessionIds, Session] = {}
+        self.seen: set[SessionIds] = set()  # of all blocks, that of the label too
+        self.end = 0  # behind the last good block
+        self.clashes: list[str] = []  # sessions that bear the ids of another job of the catalog
+        self._catalog = catalog
+        self._media = media
+        self._start = start
+        self._ours = ours
+        self._dry = dry
+        self._takers: dict[type, Callable[..., None]] = {
+            SessionStart: self._session_start,
+            SessionEnd: self._session_end,
+            FileStart: self._file_start,
+            Digest: self._digest,
+            FileEnd: self._file_end,
+            Loose: self._loose,
+        }
+
+    def block(self, block: Block) -> None:
+        """Note where the block is and which files are in it; before its events."""
+        self.seen.add(block.ids)
+        self.end = block.address + len(block.data)
+        index, _, _ = RECORD_HEADER.unpack_from(block.data, block.begin)
+        if index in (LabelKind.PRE_LABEL, LabelKind.VOL_LABEL):
+            return
+        session = self._session(block.ids)
+        span = session.span
+        if span is None:
+            span = session.span = _Span(block.address, block.number)
+        span.end, span.last_number = self.end - 1, block.number
+        _count(span, block)
+        if self.end - span.start >= STRETCH_BYTES:
+            _end_span(session)
+
+    def take(self, event: Event) -> None:
+        """Note what is of use to the catalog."""
+        taker = self._takers.get(type(event))
+        if taker:
+            taker(event)
+
+    def _session(self, ids: SessionIds) -> Session:
+        session = self.sessions.get(ids)
+        if session is None:
+            session = self.sessions[ids] = Session(ids)
+            job = self._catalog.job_of(ids)
+            if job:
+                session.job_id, session.name, session.begun = job.job_id, job.name, job.started
+                session.whole = self._has_all(job)
+        return session
+
+    def _has_all(self, job: Job) -> bool:
+        if job.status is JobStatus.RUNNING:
+            return True  # somebody else's turn
+        if not job.status.good or self._media is None:
+            return False
+        query = "SELECT 1 FROM JobMedia WHERE JobId=? AND MediaId=? AND FirstIndex>0"
+        if not list(self._catalog.rows(query, (job.job_id, self._media.media_id))):
+            return False
+        ((count,),) = self._catalog.rows("SELECT count(*) FROM File WHERE JobId=?", (job.job_id,))
+        return bool(count == job.files)
+
+    def _session_start(self, event: SessionStart) -> None:
+        session = self._session(event.ids)
+        if event.label and self._clashes(session, event.label):
+            return
+        if event.label:
+            session.label, session.name = event.label, event.label.job_name
+            session.begun = event.label.time // 1_000_000
+        if session.whole or self._dry:
+            return
+        with self._catalog.transaction(durable=False) as db:
+            _enter_job(db, session)
+            if event.label:
+                _note_start(db, session, event.label)
+        session.rows = FileWriter(self._catalog, session.job_id, again=True)
+
+    def _clashes(self, session: Session, label: SessionLabel) -> bool:
+        """Whether the ids are those of another job: two machines gave out the same ones. Such a session is left out."""
+        job = self._catalog.job(session.job_id) if session.job_id else None
+        if job is None or job.name == UNKNOWN:
+            return False
+        clients = {job.client, _text(label.client)} - {""}
+        if job.name == _text(label.job_name) and len(clients) < 2:
+            return False
+        told = f"job {label.job} has the session ids {session.ids} of job {job.job_id} {job.name}; it is not entered"
+        self.clashes.append(told)
+        session.whole = True
+        return True
+
+    def _session_end(self, event: SessionEnd) -> None:
+        session = self._session(event.ids)
+        if event.end:
+            session.label, session.ended = event.end, True
+            if session.name == UNKNOWN:
+                session.name = event.end.job_name
+        if session.rows is None:
+            return
+        session.rows.flush()
+        if event.end:
+            with self._catalog.transaction(durable=False) as db:
+                _note_end(db, session, event.end)
+
+    def _file_start(self, event: FileStart) -> None:
+        session = self._session(event.entry.ids)
+        session.digest = ""
+        stream = event.entry.attributes.stat.data_stream & TYPE_MASK
+        if session.span and stream in DATA and stream not in PLAIN_DATA:
+            session.span.bytes += max(0, event.entry.attributes.stat.size)  # compressed records do not tell
+
+    def _digest(self, event: Digest) -> None:
+        if event.algorithm in DIGEST_STREAMS:
+            self._session(event.entry.ids).digest = _base64(event.value)
+
+    def _file_end(self, event: FileEnd) -> None:
+        entry = event.entry
+        session = self._session(entry.ids)
+        session.files += 1
+        if session.rows:
+            lstat = entry.attributes.stat.pack().decode("ascii")
+            digest, session.digest = session.digest, ""
+            session.rows.add(entry.file_index, entry.attributes.ftype, entry.attributes.name, lstat, digest)
+
+    def _loose(self, event: Loose) -> None:
+        session = self._session(event.ids)
+        if session.rows:
+            self._catalog.change(
+                "INSERT INTO Loose VALUES(?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (session.job_id, event.file_index, event.stream, event.missing, event.data),
+                durable=False,
+            )
+
+    def close(self) -> None:
+        """The volume was read to its end: enter where its jobs are on it, and whose sessions they are."""
+        for session in self.sessions.values():
+            _end_span(session)
+        if self._media is None or self._dry:
+            return
+        with self._catalog.transaction() as db:
+            for session in self.sessions.values():
+                if not session.whole and session.job_id:
+                    self._write_spans(db, session, self._media.media_id)
+            if self._ours:
+                db.executemany(
+                    "INSERT INTO Session(VolSessionId, VolSessionTime) VALUES(?, ?) ON CONFLICT DO NOTHING",
+                    [(ids.session_id, ids.session_time) for ids in self.seen if 0 < ids.session_id < _MOST],
+                )
+
+    def _write_spans(self, db: sqlite3.Connection, session: Session, media_id: int) -> None:
+        db.execute(
+            "DELETE FROM JobMedia WHERE JobId=? AND MediaId=? AND (FirstIndex=0 OR StartAddress>=?)",
+            (session.job_id, media_id, self._start),
+        )
+        db.executemany(
+            "INSERT INTO JobMedia(JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress, FirstBlock, "
+            "LastBlock, DataBytes) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (session.job_id, media_id, s.first, s.last, s.start, s.end, s.number, s.last_number, s.bytes)
+                for s in session.spans
+            ],
+        )
+
+
+def _count(span: _Span, block: Block) -> None:
+    """First and last FileIndex in the block, and bytes of file data."""
+    view, at = block.data, block.begin
+    size = len(view)
+    while size - at >= _HEAD:
+        index, stream, length = RECORD_HEADER.unpack_from(view, at)
+        if index == 0 or length >= MAX_RECORD:
+            return
+        at += _HEAD
+        if index > 0:
+            span.first = span.first or index
+            span.last = index
+            kind = abs(stream) & TYPE_MASK
+            if kind in PLAIN_DATA:
+                span.bytes += min(length, size - at)
+                if kind == Stream.SPARSE_DATA and stream > 0:
+                    span.bytes -= min(length, _OFFSET)
+        at += length
+
+
+def _end_span(session: Session) -> None:
+    if session.span and session.span.first:
+        session.spans.append(session.span)
+    session.span = None
+
+
+def _base64(value: bytes) -> str:
+    """As the catalog has digests (volume format, 8)."""
+    return base64.b64encode(value).rstrip(b"=").decode("ascii")
+
+
+def digest_text(stream: int, data: bytes) -> str:
+    """The catalog's digest for the data of a digest record; nothing for other streams and other algorithms."""
+    return _base64(data) if stream in DIGEST_STREAMS.values() else ""
+
+
+def _enter_job(db: sqlite3.Connection, session: Session) -> None:
+    """A row for the session's job, as failed until `settling` knows better."""
+    if not session.job_id:
+        session.job_id = next_job_id(db)
+        db.execute(
+            "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, VolSessionId, VolSessionTime, "
+            "Started, Finished) VALUES(?, ?, 'F', ?, '', '', '', ?, ?, ?, ?)",
+            (
+                session.job_id, UNKNOWN, JobStatus.FAILED.value, session.ids.session_id, session.ids.session_time,
+                session.ids.session_time, int(time.time()),
+            ),
+        )  # fmt: skip
+    db.execute("INSERT INTO Scanned(JobId) VALUES(?) ON CONFLICT DO NOTHING", (session.job_id,))
+
+
+def _renumber(db: sqlite3.Connection, session: Session, wanted: int) -> None:
+    """Give the job the number that its label has, unless it has its place already or the number is taken."""
+    (name,) = db.execute("SELECT Name FROM Job WHERE JobId=?", (session.job_id,)).fetchone()
+    if name != UNKNOWN or wanted == session.job_id or not 0 < wanted < _MOST:
+        return
+    if db.execute("SELECT 1 FROM Job WHERE JobId=?", (wanted,)).fetchone():
+        return
+    for table in ("Job", "File", "JobMedia", "Log", "Loose", "Scanned"):
+        db.execute(f"UPDATE {table} SET JobId=? WHERE JobId=?", (wanted, session.job_id))  # noqa: S608
+    session.job_id = wanted
+
+
+def _note_labels(db: sqlite3.Connection, session: Session, label: SessionLabel) -> None:
+    _renumber(db, session, label.job_id)
+    db.execute(
+        "UPDATE Job SET Name=?, Level=?, Pool=?, FileSetMD5=?, Client=?, Type=? WHERE JobId=? AND Name=?",
+        (
+            _text(label.job_name), _LEVELS.get(label.job_level, Level.FULL).value, _text(label.pool),
+            _text(label.fileset_md5), _text(label.client), label.job_type, session.job_id, UNKNOWN,
+        ),
+    )  # fmt: skip
+    db.execute("UPDATE Job SET FileSet=? WHERE JobId=? AND FileSet=''", (_text(label.fileset), session.job_id))
+
+
+def _note_start(db: sqlite3.Connection, session: Session, label: SessionLabel) -> None:
+    _note_labels(db, session, label)
+    started = label.time // 1_000_000
+    db.execute("UPDATE Job SET Started=? WHERE JobId=?", (started, session.job_id))
+    db.execute("UPDATE Scanned SET Begun=1 WHERE JobId=?", (session.job_id,))
+
+
+def _note_end(db: sqlite3.Connection, session: Session, label: SessionLabel) -> None:
+    before = session.job_id
+    _note_labels(db, session, label)
+    if session.rows and session.job_id != before:
+        session.rows = None  # nothing follows
+    db.execute(
+        "UPDATE Job SET Finished=?, JobFiles=?, JobBytes=?, Warnings=? WHERE JobId=?",
+        (label.time // 1_000_000, label.job_files, label.job_bytes, label.job_errors, session.job_id),
+    )
+    db.execute("UPDATE Scanned SET Ended=? WHERE JobId=?", (label.job_status, session.job_id))
+
+
+def _text(value: str) -> str:
+    """Words of a label without bytes that are no text."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "")

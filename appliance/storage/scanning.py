@@ -1,0 +1,401 @@
+"""Scan: the catalog rebuilt, or completed, from volumes alone."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from appliance.changer import inventory
+from appliance.config.schema import Config
+from appliance.errors import AwayError, ExitStatus, MagbayError, NotFoundError, UsageError
+from appliance.magazines import attached
+from appliance.magazines.attached import Magazine
+from appliance.storage.catalog import Catalog, CatalogError, write_media
+from appliance.storage.joblog import LogCallback
+from appliance.storage.model import JobStatus, Media, VolumeStatus
+from appliance.storage.pools import reachable
+from appliance.storage.scanned import Session, VolumeBook
+from appliance.storage.settling import settle
+from appliance.volumes.bb03 import VolumeKeys
+from appliance.volumes.blocks import DEFAULT_BLOCK, SessionIds
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.labels import VolumeLabel
+from appliance.volumes.reader import Block, Damage, VolumeReader
+from appliance.volumes.sessions import SessionReader
+
+_PROGRAM = "magbay"  # in the labels of our volumes
+_ELSEWHERE = "Copy it onto a magazine, or name its directory under 'magazines' in the configuration."
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """Which volumes: files or directories *paths*, those of the magazine *magazine*, or (*everything*) of all here.
+
+    *newer*: only what is behind the end that the catalog knows of a volume. *dry_run*: nothing is written.
+    """
+
+    paths: tuple[Path, ...] = ()
+    magazine: str | None = None
+    everything: bool = False
+    newer: bool = False
+    dry_run: bool = False
+    keys: VolumeKeys | None = None
+
+
+@dataclass
+class ScannedJob:
+    """What was found of a job. *new*: the catalog did not have it whole. *missing* says why it is not whole now."""
+
+    job_id: int
+    name: str
+    new: bool
+    files: int = 0
+    volumes: list[str] = field(default_factory=list)
+    status: str = ""
+    missing: str = ""
+
+
+@dataclass
+class ScanResult:
+    """What was found; *errors* are damage and volumes that could not be entered."""
+
+    volumes: list[str] = field(default_factory=list)
+    jobs: dict[SessionIds, ScannedJob] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    cancelled: bool = False
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """Failed with any damage."""
+        if self.errors or self.cancelled:
+            return ExitStatus.FAILED
+        return ExitStatus.WARNINGS if self.warnings else ExitStatus.DONE
+
+
+def run(
+    config: Config,
+    request: ScanRequest,
+    *,
+    log: LogCallback,
+    progress: Callable[[int], None] = lambda count: None,
+    started: Callable[[int], None] = lambda total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> ScanResult:
+    """Scan in this process. *started* is told how many bytes there are to read, *progress* those read.
+
+    Raises `UsageError`, `NotFoundError` (path, magazine), `AwayError`, `CatalogError`; what is wrong with one volume is
+     in the result.
+    """
+    attached.create_directories(config)
+    known = [magazine for magazine in attached.known(config) if reachable(magazine)]
+    with Catalog(config.state_dir) as catalog:
+        catalog.recover()
+        return scan(catalog, config, request, known, log=log, progress=progress, started=started, cancelled=cancelled)
+
+
+def scan(
+    catalog: Catalog,
+    config: Config | None,
+    request: ScanRequest,
+    known: Sequence[Magazine],
+    *,
+    log: LogCallback,
+    progress: Callable[[int], None] = lambda count: None,
+    started: Callable[[int], None] = lambda total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> ScanResult:
+    """As `run`, into an open catalog; *known*: magazines that are here. Without *config* volumes may lie anywhere."""
+    result = ScanResult()
+    found = _ordered(_chosen(config, request, known), request.keys, result)
+    started(sum(path.stat().st_size for path, _ in found))
+    one = _Scan(catalog, config, request, known, result, log, progress, cancelled)
+    for path, label in found:
+        if cancelled():
+            result.cancelled = True
+            break
+        try:
+            one.volume(path, label)
+        except CatalogError:
+            raise
+        except (MagbayError, OSError) as error:
+            text = error.message if isinstance(error, MagbayError) else f"{path}: {error.strerror}"
+            result.errors.append(text)
+    one.settle()
+    return result
+
+
+def _chosen(config: Config | None, request: ScanRequest, known: Sequence[Magazine]) -> list[Path]:
+    if not (request.paths or request.magazine or request.everything):
+        hint = "Name volumes, directories of volumes, --magazine NAME, or --all."
+        raise UsageError("it is not said what to scan", hint=hint)
+    places = [magazine for magazine in known if request.everything or magazine.name == request.magazine]
+    if request.magazine and not places:
+        if config is None or request.magazine not in {m.name for m in attached.known(config)}:
+            hint = "'magbay magazine list' shows the known ones."
+            raise NotFoundError(f"no magazine is called {request.magazine}", hint=hint)
+        raise AwayError(f"not here: {request.magazine}", hint=f"Plug in {request.magazine} and try again.")
+    if request.everything and not places:
+        raise AwayError("no magazine is here", hint="Plug one in and try again.")
+    folders = [magazine.path for magazine in places if magazine.path]
+    paths = []
+    for path in (*request.paths, *folders):
+        if path.is_dir():
+            paths += [path / name for name in inventory.scan(path, {}, ()).volumes]
+        else:
+            paths.append(path)
+    return list(dict.fromkeys(path.absolute() for path in paths))
+
+
+def _ordered(
+    paths: Sequence[Path], keys: VolumeKeys | None, result: ScanResult
+) -> list[tuple[Path, VolumeLabel | None]]:
+    """The volumes by the time at which they were labelled, so that jobs get their numbers in order."""
+    found = []
+    for path in paths:
+        try:
+            if path.exists() and path.stat().st_size == 0:
+                continue  # waits for its label
+            with VolumeReader(path, keys) as reader:
+                found.append((path, reader.label()))
+        except NotFoundError:
+            raise
+        except MagbayError as error:
+            result.errors.append(error.message)
+    return sorted(found, key=lambda pair: pair[1].write_time if pair[1] else 0)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Keep jobs from writing on the volume; False when one does just now."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+class _Scan:
+    """One running scan."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: Config | None,
+        request: ScanRequest,
+        known: Sequence[Magazine],
+        result: ScanResult,
+        log: LogCallback,
+        progress: Callable[[int], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._catalog = catalog
+        self._config = config
+        self._request = request
+        self._magazines = {magazine.path.resolve(): magazine for magazine in known if magazine.path}
+        self._result = result
+        self._log = log
+        self._progress = progress
+        self._cancelled = cancelled
+        self._touched: set[SessionIds] = set()
+
+    def volume(self, path: Path, label: VolumeLabel | None) -> None:
+        """Enter one volume. Raises `MagbayError`, `OSError`."""
+        if label and label.name != path.name:
+            hint = "A volume's file must be called like its label."
+            raise VolumeError(f"{path}: its label says {label.name}; it is not entered", hint=hint)
+        magazine = self._magazine_of(path)
+        with _held(path) as free:
+            if not free:
+                text = f"volume {path.name} of magazine {magazine.name} is in use by a job: scan it again later"
+                self._result.warnings.append(text)
+                return
+            size = path.stat().st_size
+            media = self._media(path, label, magazine)
+            start = media.bytes if media and self._request.newer and media.identity == magazine.identity else 0
+            if media and start and start == size:
+                self._progress(size)
+                return
+            self._result.volumes.append(path.name)
+            self._log(f"scanning volume {path.name} of magazine {magazine.name}", {"VOLUME": path.name})
+            self._read(path, label, media, start)
+
+    def _magazine_of(self, path: Path) -> Magazine:
+        magazine = self._magazines.get(path.parent.resolve())
+        if magazine:
+            return magazine
+        if self._config is not None:
+            raise UsageError(f"{path}: is on no magazine; it is not entered", hint=_ELSEWHERE)
+        name = path.parent.resolve().name or "volumes"
+        return Magazine(name, f"directory:{name}", path.parent)
+
+    def _media(self, path: Path, label: VolumeLabel | None, magazine: Magazine) -> Media | None:
+        """The volume's row, made or moved to this magazine; None in a dry run when there is none."""
+        found = self._catalog.media(name=path.name)
+        if not found:
+            if self._request.dry_run:
+                return None
+            pool = label.pool if label else ""
+            media = self._catalog.add_media(path.name, magazine.name, magazine.identity, pool, 0)
+            # Until all of it was read nothing may be appended.
+            media = replace(media, status=VolumeStatus.ERROR)
+            self._catalog.update_media(media)
+            return media
+        media = found[0]
+        if (media.identity, media.magazine) != (magazine.identity, magazine.name):
+            self._check_moved(path, media, magazine)
+            if not self._request.dry_run:
+                self._catalog.change(
+                    "UPDATE Media SET Magazine=?, Identity=? WHERE MediaId=?",
+                    (magazine.name, magazine.identity, media.media_id),
+                )
+            media = replace(media, magazine=magazine.name, identity=magazine.identity)
+        return media
+
+    def _check_moved(self, path: Path, media: Media, magazine: Magazine) -> None:
+        """Whether it is the catalog's volume, which has left its magazine. Raises `MagbayError` when it is another."""
+        for other in self._magazines.values():
+            there = other.path / media.name if other.path and other.identity == media.identity else None
+            if there and there.exists() and not there.samefile(path):
+                raise MagbayError(
+                    f"{path}: another volume {media.name} is on magazine {media.magazine}; this one is not entered",
+                    hint="Of two volumes of one name a catalog knows only one: take one of them away.",
+                )
+        sessions = self._catalog.rows(
+            "SELECT DISTINCT VolSessionId, VolSessionTime FROM Job JOIN JobMedia USING(JobId) WHERE MediaId=?",
+            (media.media_id,),
+        )
+        expected = {SessionIds(*row) for row in sessions}
+        with VolumeReader(path, self._request.keys) as reader:
+            behind = [
+                block.ids for block, _ in zip(reader.blocks(), range(2), strict=False) if isinstance(block, Block)
+            ]
+        if expected and not expected & set(behind[1:]):
+            raise MagbayError(
+                f"{path}: the catalog has another volume {media.name}, on magazine {media.magazine}; "
+                "this one is not entered",
+                hint="Of two volumes of one name a catalog knows only one.",
+            )
+        self._log(f"volume {media.name} lies on magazine {magazine.name} now", {"VOLUME": media.name})
+
+    def _read(self, path: Path, label: VolumeLabel | None, media: Media | None, start: int) -> None:
+        ours = label is not None and label.program == _PROGRAM
+        dry = self._request.dry_run
+        with VolumeReader(path, self._request.keys) as volume:
+            if start and not volume.is_block(start):
+                start = 0
+            self._progress(start)
+            book = VolumeBook(self._catalog, media, start, ours=ours, dry=dry)
+            damages = self._events(volume, book, start)
+            size = volume.size
+        if damages is None:
+            self._result.cancelled = True
+            return
+        book.close()
+        for session in book.sessions.values():
+            self._tell(session, path.name)
+        self._result.errors += [f"{path}: {clash}" for clash in book.clashes]
+        self._result.errors += [str(damage) for damage in damages]
+        if media and not dry:
+            self._finish_media(media, label, book, _torn(damages, size, book), damages)
+
+    def _events(self, volume: VolumeReader, book: VolumeBook, start: int) -> list[Damage] | None:
+        """Read it; gives its damage, None when the scan was cancelled."""
+        sessions = SessionReader(loose=True)
+        sessions.begin_volume(volume.name)
+        damages: list[Damage] = []
+        for item in volume.blocks(start):
+            if self._cancelled():
+                return None
+            if isinstance(item, Block):
+                book.block(item)
+                events = sessions.block(item)
+            else:
+                events = sessions.damage(item)
+            for event in events:
+                if isinstance(event, Damage):
+                    damages.append(event)
+                book.take(event)
+            self._progress(len(item.data) if isinstance(item, Block) else item.length)
+        for event in sessions.finish():
+            book.take(event)
+            if isinstance(event, Damage):
+                damages.append(event)
+        return damages
+
+    def _tell(self, session: Session, volume: str) -> None:
+        ids = session.ids
+        job = self._result.jobs.get(ids)
+        if job is None:
+            job = self._result.jobs[ids] = ScannedJob(session.job_id, session.name, not session.whole)
+        label = session.label
+        job.job_id = session.job_id or (label.job_id if label else job.job_id)
+        job.name = session.name
+        job.new = job.new or not session.whole
+        job.files += session.files
+        job.volumes.append(volume)
+        if not session.whole:
+            self._touched.add(ids)
+
+    def _finish_media(
+        self, media: Media, label: VolumeLabel | None, book: VolumeBook, torn: bool, damages: Sequence[Damage]
+    ) -> None:
+        """The volume's end, times and status, as far as they can be told from itself."""
+        begun = [session.begun for session in book.sessions.values() if session.begun]
+        ended = [s.label.time // 1_000_000 for s in book.sessions.values() if s.label and s.ended]
+        first = min([*begun, *([media.first_written] if media.first_written else [])], default=0)
+        last = max([*begun, *ended, media.last_written], default=0)
+        if book.sessions and not last:
+            first = last = max(1, (label.write_time if label else 0) // 1_000_000)
+        end = book.end or media.bytes
+        status = media.status
+        if damages and not torn:
+            status = VolumeStatus.ERROR
+        elif not media.bytes or status is VolumeStatus.ERROR:
+            status = self._usable(label, end)
+        now = replace(media, bytes=end, status=status, first_written=first or last, last_written=last)
+        with self._catalog.transaction() as db:
+            write_media(db, now)
+            if label and not media.pool:
+                db.execute("UPDATE Media SET Pool=? WHERE MediaId=?", (label.pool, media.media_id))
+
+    def _usable(self, label: VolumeLabel | None, end: int) -> VolumeStatus:
+        """Whether jobs go on writing there: only on our own volumes, with room by their pool."""
+        pool = self._config.pools.get(label.pool) if label and self._config else None
+        if label is None or label.program != _PROGRAM or pool is None:
+            return VolumeStatus.USED
+        return VolumeStatus.FULL if end + DEFAULT_BLOCK >= pool.maximum_volume_bytes else VolumeStatus.APPEND
+
+    def settle(self) -> None:
+        """Put the jobs together."""
+        if self._request.dry_run:
+            for ids, job in self._result.jobs.items():
+                found = self._catalog.job_of(ids)
+                job.status = found.status.word if found else "new"
+            return
+        numbers = {}
+        for ids in self._touched:
+            found = self._catalog.job_of(ids)
+            if found and found.status is not JobStatus.RUNNING:
+                numbers[found.job_id] = ids
+        for job_id, why in settle(self._catalog, numbers).items():
+            self._result.jobs[numbers[job_id]].missing = why
+        for ids, job in self._result.jobs.items():
+            found = self._catalog.job_of(ids)
+            if found:
+                job.job_id, job.name, job.status = found.job_id, found.name, found.status.word
+
+
+def _torn(damages: Sequence[Damage], size: int, book: VolumeBook) -> bool:
+    """Whether the only damage is a tail that a job left that never ended: the next job cuts it off."""
+    tail = [damage for damage in damages if damage.address >= book.end and damage.address + damage.length == size]
+    return len(tail) == len(damages) and any(not session.ended for session in book.sessions.values())

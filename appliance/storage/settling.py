@@ -1,0 +1,204 @@
+"""After a scan: jobs put together from what was found of them on all volumes, by this scan and by those before.
+
+A job counts as good again when its beginning, its end and every file between were found, or when what is missing was
+lost by damage that was told; until then it is a failed one, of which `restore --job` still gives what there is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import JobStatus, Level, SavedFile, VolumeStatus
+from appliance.storage.saved_files import FileWriter
+from appliance.storage.scanned import digest_text
+from appliance.volumes.attributes import parse_attributes
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
+
+# What end labels say (volume format, 4.3); all else is a failure.
+_STATUS = {"T": JobStatus.DONE, "W": JobStatus.WARNINGS, "e": JobStatus.WARNINGS, "A": JobStatus.CANCELLED}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A stretch with what puts it in order."""
+
+    row_id: int
+    media_id: int
+    first: int
+    last: int
+    start: int
+    first_block: int
+    last_block: int
+    status: str  # of the volume
+
+    @property
+    def order(self) -> tuple[int, int, int, int]:
+        """Files ascend; within one file the block numbers do."""
+        return self.first, self.last, self.first_block, self.row_id
+
+
+def settle(catalog: Catalog, job_ids: Iterable[int]) -> dict[int, str]:
+    """Put each job together; gives for each one why it is not whole, or nothing. Raises `CatalogError`."""
+    told = {}
+    for job_id in sorted(job_ids):
+        _join_loose(catalog, job_id)
+        with catalog.transaction() as db:
+            told[job_id] = _settle(db, job_id)
+    with catalog.transaction() as db:
+        for job_id in sorted(told):
+            _find_bases(db, job_id)
+    return told
+
+
+# -- records that a volume's end cuts ----------------------------------------------------------------------------
+
+
+def _join_loose(catalog: Catalog, job_id: int) -> None:
+    """Join the parts of records; enter the files and digests that this completes."""
+    query = "SELECT FileIndex, Stream, Missing, Data FROM Loose WHERE JobId=? ORDER BY FileIndex"
+    whole: list[tuple[int, int, bytes]] = []
+    tails: dict[tuple[int, int], bytes] = {}
+    heads = []
+    for index, stream, missing, data in catalog.rows(query, (job_id,)):
+        if stream < 0:
+            tails[index, -stream] = bytes(data)
+        elif missing:
+            heads.append((index, stream, missing, bytes(data)))
+        else:
+            whole.append((index, stream, bytes(data)))
+    for index, stream, missing, data in heads:
+        tail = tails.get((index, stream))
+        if tail is not None and len(tail) == missing:
+            whole.append((index, stream, data + tail))
+    rows = FileWriter(catalog, job_id, again=True)
+    for saved in _files_of(job_id, whole):
+        rows.add(saved.file_index, saved.type, saved.path, saved.lstat, saved.digest)
+    rows.flush()
+    with catalog.transaction(durable=False) as db:
+        for index, stream, data in whole:
+            digest = digest_text(stream & TYPE_MASK, data)
+            if digest:
+                values = (digest, job_id, index)
+                db.execute("UPDATE File SET Digest=? WHERE JobId=? AND FileIndex=? AND Digest=''", values)
+
+
+def _files_of(job_id: int, records: Sequence[tuple[int, int, bytes]]) -> Iterable[SavedFile]:
+    for index, stream, data in records:
+        if stream & TYPE_MASK not in ATTRIBUTES:
+            continue
+        try:
+            found = parse_attributes(data)
+        except VolumeError:
+            continue  # its file stays missing, and that is told
+        yield SavedFile(job_id, index, found.ftype, found.name, found.stat.pack().decode("ascii"), "")
+
+
+# -- is it whole ---------------------------------------------------------------------------------------------------
+
+
+def _settle(db: sqlite3.Connection, job_id: int) -> str:
+    begun, ended = db.execute("SELECT Begun, Ended FROM Scanned WHERE JobId=?", (job_id,)).fetchone()
+    query = "SELECT count(*), coalesce(max(FileIndex), 0) FROM File WHERE JobId=?"
+    count, last = db.execute(query, (job_id,)).fetchone()
+    (files,) = db.execute("SELECT JobFiles FROM Job WHERE JobId=?", (job_id,)).fetchone()
+    if not ended:
+        files = last
+    places = _in_order(db, job_id)
+    lost = max(0, files - count)
+    status, why = _judged(begun=bool(begun), ended=ended, lost=lost, places=places)
+    db.execute(
+        "UPDATE Job SET JobStatus=?, JobFiles=?, JobErrors=?, ReadBytes="
+        "(SELECT coalesce(sum(DataBytes), 0) FROM JobMedia WHERE JobId=?) WHERE JobId=?",
+        (status.value, files, lost + (0 if ended else 1), job_id, job_id),
+    )
+    text = f"entered by a scan of its volumes{': ' if why else ''}{why}"
+    db.execute("DELETE FROM Log WHERE JobId=? AND Text LIKE 'entered by a scan%'", (job_id,))
+    db.execute(
+        "INSERT INTO Log(JobId, Time, Kind, Text) VALUES(?, ?, ?, ?)",
+        (job_id, int(time.time()), "error" if why else "info", text),
+    )
+    if not why:
+        db.execute("DELETE FROM Loose WHERE JobId=?", (job_id,))
+    return why
+
+
+def _judged(*, begun: bool, ended: str, lost: int, places: Sequence[_Place]) -> tuple[JobStatus, str]:
+    """The status that the job gets, and why it is not whole."""
+    if not ended:
+        where = "" if begun else ", nor its beginning"
+        return JobStatus.FAILED, f"its end was not found{where}: it was cancelled or cut off, or a volume is missing"
+    if not begun:
+        return JobStatus.FAILED, "its beginning was not found: scan the volumes that it begins on, too"
+    status = _STATUS.get(ended, JobStatus.FAILED)
+    hole = _hole(places)
+    if hole:
+        return JobStatus.FAILED, "a part of it was not found: scan its other volumes, too"
+    if lost:
+        return JobStatus.WARNINGS if status.good else status, f"{lost} of its files are lost by damage of its volumes"
+    return status, ""
+
+
+def _hole(places: Sequence[_Place]) -> bool:
+    """Whether a volume between two others is missing. Damage at a border, which was told, is no hole."""
+    for before, behind in itertools.pairwise(places):
+        if before.media_id == behind.media_id or VolumeStatus.ERROR.value in (before.status, behind.status):
+            continue
+        numbered = before.last_block or behind.first_block  # some writers leave all numbers 0
+        if numbered and behind.first_block != (before.last_block + 1) & 0xFFFFFFFF:
+            return True
+        if not numbered and behind.first > before.last + 1:
+            return True
+    return False
+
+
+def _in_order(db: sqlite3.Connection, job_id: int) -> list[_Place]:
+    """The job's stretches in order of writing; from now on their rows are in that order, too."""
+    query = (
+        "SELECT JobMediaId, MediaId, FirstIndex, LastIndex, StartAddress, FirstBlock, LastBlock, VolStatus "
+        "FROM JobMedia JOIN Media USING(MediaId) WHERE JobId=? AND FirstIndex>0 ORDER BY JobMediaId"
+    )
+    found = [_Place(*row) for row in db.execute(query, (job_id,))]
+    ordered = sorted(found, key=lambda place: place.order)
+    if ordered == found:
+        return found
+    for place in ordered:
+        columns = "JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress, FirstBlock, LastBlock, DataBytes"
+        db.execute(
+            f"INSERT INTO JobMedia({columns}) SELECT {columns} FROM JobMedia WHERE JobMediaId=?",  # noqa: S608
+            (place.row_id,),
+        )
+        db.execute("DELETE FROM JobMedia WHERE JobMediaId=?", (place.row_id,))
+    return ordered
+
+
+# -- what it builds on -----------------------------------------------------------------------------------------------
+
+
+def _find_bases(db: sqlite3.Connection, job_id: int) -> None:
+    """Labels do not say which job an incremental or differential one builds on: by name, fileset, client and time.
+
+    For all scanned jobs like *job_id*, since it may stand between them.
+    """
+    like = db.execute("SELECT Name, FileSetMD5, Client FROM Job WHERE JobId=?", (job_id,)).fetchone()
+    query = (
+        "SELECT Job.JobId, Level, JobStatus, coalesce(Ended, ''), Scanned.JobId IS NOT NULL FROM Job LEFT JOIN Scanned "
+        "ON Scanned.JobId=Job.JobId WHERE Name=? AND FileSetMD5=? AND (Client=? OR Client='') AND Type='B' "
+        "ORDER BY Started, Job.JobId"
+    )
+    full: int | None = None
+    newest: int | None = None
+    for found, level, status, ended, scanned in list(db.execute(query, like)):
+        base = None if level == Level.FULL.value else full if level == Level.DIFFERENTIAL.value else newest
+        if scanned:
+            db.execute("UPDATE Job SET BaseJobId=? WHERE JobId=?", (base, found))
+        # By what its end says: of a full backup that is not whole, too, the rest is better than nothing.
+        counts = JobStatus(status) if status == JobStatus.PURGED.value else _STATUS.get(ended, JobStatus(status))
+        if counts.good:
+            newest = found
+            full = found if level == Level.FULL.value else full
