@@ -246,6 +246,9 @@ def test_a_catalog_of_the_version_before_is_brought_up(tmp_path: Path, config: C
     save(config, data)
     with Catalog(config.state_dir) as catalog:
         for statement in (
+            *(f"ALTER TABLE JobMedia DROP COLUMN {name}" for name in ("FirstBlock", "LastBlock", "DataBytes")),
+            *(f"ALTER TABLE Job DROP COLUMN {name}" for name in ("Client", "Type")),
+            *("DROP TABLE Scanned", "DROP TABLE Loose", "DROP INDEX JobSession"),
             "DROP INDEX FilePath",
             "ALTER TABLE Media DROP COLUMN Recycled",
             "ALTER TABLE Job DROP COLUMN Waiting",
