@@ -1,87 +1,146 @@
-"""Jobs on the appliance: timers, arrival, spanning to a magazine that comes later, cancelling, several at once."""
+"""Jobs on the appliance: timers, limits, arrival, spanning, waiting, cancelling, a magazine that is pulled.
+
+What a job says is read from the journal rather than asked of our commands, which would take the processor from the job
+that is waited for.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
-from tests.vm.harness import Disk, Guest
+import pytest
 
-MIB = 1024 * 1024
-CONFIG = """
+from tests.vm.harness import Guest
+from tests.vm.ready import Ready, enrol_in, make_key, make_magazine, owner_in, patience
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+CONFIG = "/etc/magbay/magbay.yaml"
+HEAD = """
 changer: {name: magbay, drives: 2}
-prepare: {volumes: 0}
 magazines:
   - {name: d1, directory: /srv/d1}
   - {name: d2, directory: /srv/d2, create: no}
 pools:
-  Default: {maximum_volume_bytes: 12MB, magazines: [m1, m2]}
+  Default: {maximum_volume_bytes: 6MB, magazines: [m1, m2]}
   Ticks: {magazines: [d1]}
   Away: {magazines: [d2]}
-jobs:
-  tick: {paths: [/etc/hostname], pool: Ticks, schedule: [{at: "*:*:0/20"}], limits: {cpu_weight: 20}}
-  yearly: {paths: [/etc/hostname], pool: Ticks, schedule: [{at: "*-01-01 04:00", level: full}]}
-  arrive: {paths: [/etc/magbay], run_on_attach: [m1], attach_interval: 0}
-  big: {paths: [/srv/big], wait_for_magazine: 10m}
-  stuck: {paths: [/etc/hostname], pool: Away, wait_for_magazine: 1h}
-  one: {paths: [/srv/big/0, /srv/big/1]}
-  two: {paths: [/srv/big/0, /srv/big/1]}
 """
+# A command before the job runs in the cgroup of the job.
+SHOW_LIMITS = "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); grep . cpu.weight cpu.max memory.max io.max io.weight"
 
 
 class Jobs:
     """What the guest says of jobs."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, folder: Path, jobs: str, *magazines: str) -> None:
         self.guest = guest
+        key, owner = make_key(folder), owner_in(guest)
+        self.magazines = [make_magazine(folder, name, key, owner, volumes=0, size=20 << 20) for name in magazines]
+        enrol_in(guest, self.magazines, key)
+        guest.run("install -d -o magbay -g magbay /srv/d1; mkdir /srv/big")
+        guest.run("for n in 0 1 2; do head -c 4000000 /dev/urandom > /srv/big/$n; done")
+        guest.put(CONFIG, f"{HEAD}jobs:\n{jobs}".encode())
+        guest.run("systemctl daemon-reload && systemctl start timers.target", timeout=240)
+        guest.run("systemctl restart magbay-changer", timeout=120)
+
+    def plug(self, magazine: Ready) -> None:
+        """Until jobs can write on it."""
+        self.guest.plug(magazine.disk)
+        place = f"/mnt/magbay/{magazine.filesystem_uuid}"
+        self.guest.wait_for(f"grep -q ' {place} ' /proc/mounts", timeout=60 * patience())
 
     def of(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.guest.run(f"magbay --json jobs --name {name}").stdout)["jobs"]
         return found
-
-    def wait(self, name: str, words: str, timeout: float = 300) -> None:
-        """By the journal: our own commands would take the processor from the job that is waited for."""
-        told = f"journalctl -u 'magbay-job@{name}*' -o cat --no-pager"
-        self.guest.wait_for(f"{told} | grep -q '{words}'", timeout=timeout)
 
     def volumes(self, name: str) -> list[str]:
         number = self.of(name)[0]["job_id"]
         found: list[str] = json.loads(self.guest.run(f"magbay --json job show {number}").stdout)["volumes"]
         return found
 
+    def wait(self, name: str, words: str, times: int = 1) -> None:
+        """Until the service of the job has said *words* so many times."""
+        told = f"journalctl -b -u 'magbay-job@{name}.service' -o cat --no-pager"
+        self.guest.wait_for(f"[ $({told} | grep -c {shlex.quote(words)}) -ge {times} ]", timeout=90 * patience())
 
-def test_jobs_run_by_themselves(guest: Guest, tmp_path: Path) -> None:
-    jobs = Jobs(guest)
-    guest.put("/etc/magbay/magbay.yaml", CONFIG.encode())
-    guest.run("install -d -o magbay -g magbay /srv/d1 && mkdir /srv/big")
-    guest.run("for n in 0 1 2 3 4 5; do head -c 9000000 /dev/urandom > /srv/big/$n; done", timeout=120)
-    guest.run("systemctl daemon-reload && systemctl start timers.target", timeout=240)
-    guest.run("systemctl restart magbay-changer", timeout=120)
-    # Timers that the generator made.
-    listed = guest.run("systemctl list-timers --all --no-legend", timeout=120).stdout
-    assert "magbay-schedule-tick-full.timer" in listed and "magbay-schedule-yearly-full.timer" in listed
-    assert guest.run("systemctl show -P CPUWeight magbay-job@tick@full.service").stdout.strip() == "20"
-    schedule = json.loads(guest.run("magbay --json schedule").stdout)["schedule"]
-    assert {entry["job"] for entry in schedule} == {"tick", "yearly", "arrive"} and schedule[0]["job"] == "tick"
-    guest.wait_for("journalctl -u magbay-job@tick@full.service | grep -q Started", timeout=300)
+    def moment(self, name: str, words: str) -> float:
+        """When the service of the job said *words* first: seconds since the guest booted, by its own clock."""
+        told = f"journalctl -b -u 'magbay-job@{name}.service' -o json --no-pager -g {shlex.quote(words)}"
+        return float(json.loads(self.guest.run(told).stdout.splitlines()[0])["__MONOTONIC_TIMESTAMP"]) / 1e6
+
+
+def test_timers_start_jobs_within_their_limits(guest: Guest, tmp_path: Path) -> None:
+    """A timer of the generator starts the job; what the cgroup of its service says is what the configuration says."""
+    limits = "{cpu_weight: 20, cpu_quota: 150, io_weight: 30, memory: 256MiB, write_bandwidth: 2MB}"
+    hooks = f"{{before: [{json.dumps(SHOW_LIMITS)}], after: ['echo $MAGBAY_STATUS on $MAGBAY_VOLUMES']}}"
+    jobs = Jobs(
+        guest,
+        tmp_path,
+        '  tick: {paths: [/etc/hostname], pool: Ticks, schedule: [{at: "*:*:0/10"}]}\n'
+        '  yearly: {paths: [/etc/hostname], pool: Ticks, schedule: [{at: "*-01-01 04:00", level: full}]}\n'
+        f"  slow: {{paths: [/srv/big], hooks: {hooks}, limits: {limits}}}\n",
+        "m1",
+    )
+    (m1,) = jobs.magazines
+    jobs.wait("tick@full", "job [0-9]* done")
     guest.run("systemctl stop magbay-schedule-tick-full.timer")
-    jobs.wait("tick", "job [0-9]* done")
+    listed = guest.run("systemctl list-timers --all --no-legend 'magbay-*'").stdout
+    assert "magbay-schedule-yearly-full.timer" in listed
+    schedule = json.loads(guest.run("magbay --json schedule").stdout)["schedule"]
+    assert [(entry["job"], entry["last"] is None) for entry in schedule] == [("tick", False), ("yearly", True)]
 
-    disks = {name: Disk.create(tmp_path / f"{name}.raw", 76 * MIB, f"JOBS-{name}") for name in ("m1", "m2")}
-    for name, disk in disks.items():
-        guest.plug(disk)
-        guest.run(f"magbay prepare {guest.device(disk)} --name {name} --wipe none --yes", timeout=180)
-        guest.run(f"magbay eject {name}", timeout=180)
-        guest.pull(disk)
-        guest.wait_for(f"! lsblk -dno SERIAL | grep -q {disk.serial}", timeout=30)
-    ended = "journalctl -u magbay-job@arrive -o cat --no-pager | grep -c 'job [0-9]* done:'"
-    before = int(guest.run(ended, check=False).stdout)  # a new magazine arrives when it is prepared, too
+    jobs.plug(m1)
+    disk = guest.run(f"lsblk -dno MAJ:MIN {guest.device(m1.disk)}").stdout.strip()
+    guest.run("systemctl start magbay-job@slow")
+    jobs.wait("slow", "job [0-9]* done")
+    told = guest.run("journalctl -b -u magbay-job@slow -o cat --no-pager").stdout
+    for line in ("cpu.weight:20", "cpu.max:150000 100000", f"memory.max:{256 << 20}", "io.weight:default 30"):
+        assert f"  {line}\n" in told, told
+    assert f"  io.max:{disk} rbps=max wbps=2000000 riops=max wiops=max\n" in told, "not the disk of m1"
+    assert "  done on m1-0001" in told
+    took = jobs.moment("slow", "job [0-9]* done") - jobs.moment("slow", "writing on volume m1-0001")
+    print(f"12 MB at 2 MB/s took {took:.1f} s")
+    assert took >= 4.5, "the limit was not applied"
 
+
+def test_arrival_the_next_magazine_and_cancelling(guest: Guest, tmp_path: Path) -> None:
+    jobs = Jobs(
+        guest,
+        tmp_path,
+        "  arrive: {paths: [/etc/magbay/magbay.yaml], run_on_attach: [m1], attach_interval: 0}\n"
+        "  big: {paths: [/srv/big], wait_for_magazine: 10m}\n"
+        "  stuck: {paths: [/etc/hostname], pool: Away, wait_for_magazine: 1h}\n"
+        "  again: {paths: [/etc/hostname], pool: Away, retries: 5, retry_pause: 3s}\n"
+        "  one: {paths: [/srv/big/0]}\n"
+        "  two: {paths: [/srv/big/1]}\n",
+        "m1",
+        "m2",
+    )
+    m1, m2 = jobs.magazines
     # A job starts when its magazine arrives.
-    guest.plug(disks["m1"])
-    guest.wait_for(f"test $({ended}) -eq {before + 1}", timeout=300)
-    assert jobs.volumes("arrive")[0].startswith("m1-")
+    guest.plug(m1.disk)
+    jobs.wait("arrive", "job [0-9]* done")
+    assert jobs.volumes("arrive") == ["m1-0001"]
+
+    # One that fails is tried again; it goes well when its magazine is there.
+    guest.run("systemctl start magbay-job@again")
+    jobs.wait("again", "again failed: attempt 2 of 6 in 3 s")
+    guest.run("install -d -o magbay -g magbay /srv/d2")
+    jobs.wait("again", "job [0-9]* done")
+    guest.run("mv /srv/d2 /srv/away")
+
+    # Two jobs at once, on different volumes.
+    guest.run("systemctl start magbay-job@one magbay-job@two")
+    for name in ("one", "two"):
+        jobs.wait(name, "job [0-9]* done")
+    one, two = jobs.of("one")[0], jobs.of("two")[0]
+    assert max(one["started"], two["started"]) <= min(one["finished"], two["finished"])
+    assert not set(jobs.volumes("one")) & set(jobs.volumes("two"))
 
     # A job that needs another magazine asks for it, and goes on when it comes.
     guest.run("systemctl start magbay-job@big")
@@ -89,24 +148,38 @@ def test_jobs_run_by_themselves(guest: Guest, tmp_path: Path) -> None:
     assert "waiting for magazine m2" in guest.run("systemctl show -P StatusText magbay-job@big").stdout
     asked = guest.run("journalctl -t magbay MAGAZINE=m2 --no-pager -o cat").stdout
     assert "waiting for m2, at most 10 min" in asked
-    assert len(jobs.of("arrive")) == before + 1
-    guest.plug(disks["m2"])
+    guest.plug(m2.disk)
     jobs.wait("big", "job [0-9]* done")
     volumes = jobs.volumes("big")
     assert volumes[0].startswith("m1-") and volumes[-1].startswith("m2-")
     guest.run(f"magbay verify --job {jobs.of('big')[0]['job_id']}", timeout=300)
+    assert len(jobs.of("arrive")) == 1, "m2 is none of its magazines"
 
     # A job is cancelled while it waits.
     guest.run("systemctl start magbay-job@stuck")
     jobs.wait("stuck", "waiting for d2")
     guest.run("magbay cancel stuck", timeout=180)
     assert jobs.of("stuck")[0]["status"] == "cancelled"
+    assert guest.run("systemctl show -P SubState magbay-job@stuck").stdout.strip() in ("dead", "failed")
 
-    # Two jobs at once, on different volumes.
-    guest.run("systemctl start magbay-job@one magbay-job@two", timeout=120)
-    for name in ("one", "two"):
-        jobs.wait(name, "job [0-9]* \\(done\\|failed\\|cancelled\\):")
-    one, two = jobs.of("one")[0], jobs.of("two")[0]
-    assert (one["status"], two["status"]) == ("done", "done")
-    assert max(one["started"], two["started"]) <= min(one["finished"], two["finished"])
-    assert not set(jobs.volumes("one")) & set(jobs.volumes("two"))
+
+def test_a_job_is_told_when_its_magazine_is_pulled(guest: Guest, tmp_path: Path) -> None:
+    """Within two seconds of the moment at which the kernel knows, by the clock of the guest."""
+    jobs = Jobs(guest, tmp_path, "  slow: {paths: [/srv/big], limits: {write_bandwidth: 500kB}}\n", "m1")
+    (m1,) = jobs.magazines
+    jobs.plug(m1)
+    # Notes the moments at which the kernel tells of disks.
+    guest.run("systemd-run -q --unit=seen udevadm monitor --kernel --subsystem-match=block")
+    guest.wait_for("journalctl -u seen -o cat | grep -q KERNEL")
+    guest.run("systemctl start magbay-job@slow")
+    jobs.wait("slow", "writing on volume m1-0001")
+    guest.wait_for(f"[ $(stat -c %s /mnt/magbay/{m1.filesystem_uuid}/m1-0001) -gt 1000000 ]")
+    guest.pull(m1.disk)
+    jobs.wait("slow", "magazine m1 was lost")
+    seen = guest.run("journalctl -u seen -o cat --no-pager").stdout
+    known = min(float(moment) for moment in re.findall(r"KERNEL\[(\d+\.\d+)\] remove .*/host", seen))
+    gap = jobs.moment("slow", "magazine m1 was lost") - known
+    print(f"the job was told {gap:.2f} s after the kernel knew")
+    assert 0 <= gap <= 2.0 * patience()
+    jobs.wait("slow", "job [0-9]* failed")
+    guest.wait_for("! ls /dev/mapper | grep -q magbay", timeout=60 * patience())
