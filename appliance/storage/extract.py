@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.errors import MagbayError
+from appliance.storage.opened import AS_FILE, NO_FILE, NOT_MISSED, OpenFile
 from appliance.storage.outcome import FileResult, Outcome, Replace, Summary
 from appliance.storage.renaming import Renaming
 from appliance.storage.selection import Key
@@ -36,47 +37,13 @@ from appliance.volumes.events import (
 )
 from appliance.volumes.reader import Damage
 from appliance.volumes.streams import TYPE_MASK, WINDOWS_DATA, Stream, stream_name
-from appliance.volumes.verify import DigestPlan, FileDigest
+from appliance.volumes.verify import DigestPlan
 
 _TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-_AS_FILE = {FileType.EMPTY, FileType.REGULAR, FileType.PLUGIN, FileType.RAW, FileType.FIFO}
-_NO_FILE = {
-    FileType.DELETED,
-    FileType.RESTORE_FIRST,
-    FileType.PLUGIN_CONFIG,
-    FileType.PLUGIN_CONFIG_FILLED,
-    FileType.PLUGIN_OBJECT,
-    FileType.SECURITY_OBJECT,
-}
-# Records beside a file's content that say nothing about the file itself.
-_NOT_MISSED = {Stream.PROGRAM_NAMES, Stream.PROGRAM_DATA, Stream.SIGNED_DIGEST, Stream.ENCRYPTED_SESSION_DATA}
-_NOT_MISSED |= {Stream.PLUGIN_NAME, Stream.RESTORE_OBJECT, Stream.FILEEVENT, Stream.NDMP_SEPARATOR}
 _MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
 _RECORD_COST = 256
 _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at most
 _SHOWN_NAME = 200  # characters of a name that no file can have
-
-
-@dataclass
-class _Open:
-    """The file of a session that is being written."""
-
-    entry: FileEntry
-    parts: Parts
-    path: str
-    fd: int | None = None
-    digest: FileDigest | None = None
-    position: int = 0
-    length: int = 0
-    has_holes: bool = False
-    failed: str = ""
-    verified: bool | None = None
-    has_digest: bool = False
-    acls: list[tuple[int, bytes]] = field(default_factory=list)
-    xattrs: list[bytes] = field(default_factory=list)
-    extras: int = 0  # bytes that both take
-    windows: BackupStream | None = None
-    left_out: set[str] = field(default_factory=set)  # kinds of records that are not restored
 
 
 class Extractor:
@@ -109,29 +76,61 @@ class Extractor:
         self._select = select
         self._replace = replace
         self._aliases = aliases or {}
+        self._algorithm = algorithm
         self._plan = DigestPlan(algorithm)
         self._on_result = on_result
-        self._open: dict[SessionIds, _Open] = {}
-        self._directories: dict[Parts, _Open] = {}
+        self._open: dict[SessionIds, OpenFile] = {}
+        self._directories: dict[Parts, OpenFile] = {}
         self._links: dict[Key, Parts] = {}
+
+    def branch(self, select: Callable[[FileEntry], bool], aliases: Mapping[Key, bytes]) -> Extractor:
+        """One for a thread of its own, with the same target and settings; `take`, `close` and `absorb` it.
+
+        Hard links are made only to what the same branch restored.
+        """
+        other = copy.copy(self)
+        other.summary = Summary()
+        other._target = self._target.branch()
+        other._plan = DigestPlan(self._algorithm)
+        other._open, other._links = {}, {}
+        other._select, other._aliases = select, aliases
+        return other
+
+    def absorb(self, branch: Extractor) -> None:
+        """A branch is done: what it restored counts here."""
+        self.summary.add(branch.summary)
+        self._target.foreign += branch._target.foreign
 
     def run(self, events: Iterable[Event]) -> Summary:
         """Consume *events*; gives the summary. `MagbayError` when the target is full; others as the events do."""
         try:
+            self.take(events)
+            self.finish()
+        finally:
+            self.close()
+        return self.summary
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Consume *events*, all but the attributes of directories. Raises as `run`."""
+        try:
             for event in events:
                 self._handle(event)
-            self._finish()
         except OSError as error:
-            hint = "What was restored before is kept; make room and run it again."
-            where = f" ({os.fsdecode(error.filename)} is not whole)" if error.filename else ""
-            raise MagbayError(f"{self._target.root}: {error.strerror}{where}", hint=hint) from None
-        finally:
-            for one in self._open.values():
-                if one.fd is not None:
-                    os.close(one.fd)
-            self._target.close()
-            self._plan.close()
-        return self.summary
+            raise self._no_more(error) from None
+
+    def _no_more(self, error: OSError) -> MagbayError:
+        hint = "What was restored before is kept; make room and run it again."
+        where = f" ({os.fsdecode(error.filename)} is not whole)" if error.filename else ""
+        return MagbayError(f"{self._target.root}: {error.strerror}{where}", hint=hint)
+
+    def close(self) -> None:
+        """Close all files."""
+        for one in self._open.values():
+            if one.fd is not None:
+                os.close(one.fd)
+        self._open.clear()
+        self._target.close()
+        self._plan.close()
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Data | Digest | Acl | Xattr | Other | FileEnd):
@@ -149,7 +148,7 @@ class Extractor:
 
     # One file
 
-    def _more(self, one: _Open, event: Data | Digest | Acl | Xattr | Other | FileEnd) -> None:
+    def _more(self, one: OpenFile, event: Data | Digest | Acl | Xattr | Other | FileEnd) -> None:
         if isinstance(event, Data):
             if not one.failed:
                 self._write(one, event)
@@ -158,7 +157,7 @@ class Extractor:
             self._end(one, event)
         elif not isinstance(event, Other):
             self._keep(one, event)
-        elif event.stream & TYPE_MASK not in _NOT_MISSED:
+        elif event.stream & TYPE_MASK not in NOT_MISSED:
             one.left_out.add(stream_name(event.stream))
 
     def _start(self, entry: FileEntry) -> None:
@@ -170,15 +169,15 @@ class Extractor:
         path = name.decode("utf-8", "surrogateescape")
         kind = entry.attributes.kind
         try:
-            one = _Open(entry, parts_of(self._renaming(name)), path)
+            one = OpenFile(entry, parts_of(self._renaming(name)), path)
         except VolumeError as error:
-            self._fail(_Open(entry, (), path[:_SHOWN_NAME] + "…"), error)
+            self._fail(OpenFile(entry, (), path[:_SHOWN_NAME] + "…"), error)
             return
         if self._renaming and not one.parts and kind != "directory":
             self.summary.warn(f"{path}: is left out: nothing is left of its name")
             return
         first = self._links.get((entry.ids, entry.attributes.stat.link_fi))
-        if entry.attributes.ftype in _NO_FILE or (kind == "hardlink" and first == one.parts):
+        if entry.attributes.ftype in NO_FILE or (kind == "hardlink" and first == one.parts):
             return  # nothing to make, or made already under this name with the data of another
         try:
             if self._is_in_the_way(one, kind):
@@ -190,7 +189,7 @@ class Extractor:
             self._fail(one, error)
         self._open[entry.ids] = one
 
-    def _is_in_the_way(self, one: _Open, kind: str) -> bool:
+    def _is_in_the_way(self, one: OpenFile, kind: str) -> bool:
         if not one.parts:
             if kind != "directory":
                 raise VolumeError("its name has no component below the target")
@@ -206,11 +205,11 @@ class Extractor:
             raise VolumeError(f"another file was restored as {os.fsdecode(b'/'.join(one.parts))} just now")
         return self._replace.keeps(one.entry.attributes.stat.mtime, int(found.st_mtime))
 
-    def _create(self, one: _Open, kind: str) -> None:
+    def _create(self, one: OpenFile, kind: str) -> None:
         attributes = one.entry.attributes
         if one.entry.is_update:
             return
-        if attributes.ftype in _AS_FILE:  # made with its first bytes: what is there stays when nothing can be read
+        if attributes.ftype in AS_FILE:  # made with its first bytes: what is there stays when nothing can be read
             one.digest = self._plan.start(one.entry.ids)
         elif kind == "directory":
             self._target.create_directory(one.parts)
@@ -226,20 +225,20 @@ class Extractor:
         if (attributes.stat.nlink > 1 and kind not in ("directory", "hardlink")) or key in self._aliases:
             self._links[key] = one.parts
 
-    def _create_link(self, one: _Open) -> None:
+    def _create_link(self, one: OpenFile) -> None:
         first = self._links.get((one.entry.ids, one.entry.attributes.stat.link_fi))
         if first is None:
             raise VolumeError(f"it is a link to {one.entry.link!r}, whose data are not among the files extracted")
         self._target.create_link(one.parts, first)
 
-    def _create_node(self, one: _Open, kind: str) -> None:
+    def _create_node(self, one: OpenFile, kind: str) -> None:
         try:
             self._target.create_node(one.parts, one.entry.attributes.stat)
         except PermissionError:
             one.failed = f"{kind} not made (only root may, and from trusted volumes only)"
             self.summary.warn(f"{one.path}: {one.failed}")
 
-    def _write(self, one: _Open, event: Data) -> None:
+    def _write(self, one: OpenFile, event: Data) -> None:
         try:
             chunk = decode(event.stream, event.data)
             if one.digest is None:
@@ -250,19 +249,19 @@ class Extractor:
         except (OSError, OverflowError, VolumeError) as error:
             self._fail(one, error)
 
-    def _file(self, one: _Open) -> int:
+    def _file(self, one: OpenFile) -> int:
         if one.fd is None:
             one.fd = self._target.create_file(one.parts)
         return one.fd
 
-    def _pieces(self, one: _Open, stream: int, chunk: Chunk) -> Iterable[Chunk]:
+    def _pieces(self, one: OpenFile, stream: int, chunk: Chunk) -> Iterable[Chunk]:
         """The bytes of the file in a decoded record: itself, but for Windows what is the file's among other things."""
         if stream & TYPE_MASK not in WINDOWS_DATA:
             return [chunk]
         one.windows = one.windows or BackupStream()
         return one.windows.feed(chunk.data)
 
-    def _write_piece(self, one: _Open, fd: int, chunk: Chunk) -> None:
+    def _write_piece(self, one: OpenFile, fd: int, chunk: Chunk) -> None:
         data = chunk.data
         if chunk.offset is not None:
             one.position, one.has_holes = chunk.offset, True
@@ -276,7 +275,7 @@ class Extractor:
         self.summary.bytes += len(chunk.data)
         one.length = max(one.length, one.position)
 
-    def _keep(self, one: _Open, event: Digest | Acl | Xattr) -> None:
+    def _keep(self, one: OpenFile, event: Digest | Acl | Xattr) -> None:
         if isinstance(event, Acl | Xattr):
             one.extras += len(event.data) + _RECORD_COST
             if one.extras > _MAX_EXTRAS:
@@ -293,7 +292,7 @@ class Extractor:
             if one.digest is not None:
                 one.verified = one.digest.matches(event.algorithm, event.value)
 
-    def _end(self, one: _Open, event: FileEnd) -> None:
+    def _end(self, one: OpenFile, event: FileEnd) -> None:
         if one.digest is not None and one.digest.bytes and not one.has_digest:
             self._plan.learn_none(event)
         try:
@@ -312,7 +311,7 @@ class Extractor:
         self.summary.files += 1
         self._judge(one, event, missed)
 
-    def _make_empty(self, one: _Open, event: FileEnd) -> None:
+    def _make_empty(self, one: OpenFile, event: FileEnd) -> None:
         """A file of which no byte came: right if it is empty, and nothing at all otherwise."""
         if not one.failed and event.state is FileState.DAMAGED and one.entry.attributes.stat.size:
             self._fail(one, VolumeError("damaged on the volume, nothing of it is left"))
@@ -321,7 +320,7 @@ class Extractor:
         else:
             self._file(one)
 
-    def _complete(self, one: _Open) -> list[str]:
+    def _complete(self, one: OpenFile) -> list[str]:
         """Length and attributes of a file whose data are written. Those of directories wait for their contents."""
         saved = one.entry.attributes.stat
         kind = one.entry.attributes.kind
@@ -346,7 +345,7 @@ class Extractor:
                 missed.append(f"has {one.length} bytes, not {saved.size} as when its saving began")
         return missed + self._target.apply(one.parts, saved, one.acls, one.xattrs, one.fd)
 
-    def _judge(self, one: _Open, event: FileEnd, missed: list[str]) -> None:
+    def _judge(self, one: OpenFile, event: FileEnd, missed: list[str]) -> None:
         if event.state is FileState.DAMAGED:
             self._fail(one, VolumeError("is kept, but not whole: damaged on the volume"))
         elif one.has_digest and one.verified is False:
@@ -360,7 +359,7 @@ class Extractor:
                 self.summary.warn(f"{one.path}: {text}")
             self._tell(one.path, Outcome.WARNED if missed else Outcome.RESTORED, "; ".join(missed))
 
-    def _fail(self, one: _Open, error: Exception) -> None:
+    def _fail(self, one: OpenFile, error: Exception) -> None:
         if isinstance(error, OSError) and error.errno in _TARGET_GONE:
             raise OSError(error.errno, error.strerror, one.path) from error
         message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
@@ -372,18 +371,26 @@ class Extractor:
         if self._on_result is not None:
             self._on_result(FileResult(path, outcome, message))
 
-    def _finish(self) -> None:
-        """Attributes of directories, the deepest first, so that making files in them does not change their times."""
-        for parts in sorted(self._directories, key=len, reverse=True):
-            one = self._directories[parts]
-            try:
-                found = self._target.existing(parts) if parts else None
-                if found is not None and stat.S_ISDIR(found.st_mode):
-                    for text in self._target.apply(parts, one.entry.attributes.stat, one.acls, one.xattrs):
-                        self.summary.warn(f"{one.path}: {text}")
-            except OSError as error:
-                self._fail(one, error)
-        self._target.settle()
+    def finish(self) -> None:
+        """At the end, when no branch runs any more: attributes of directories. Raises as `run`.
+
+        The deepest come first, so that making files in them does not change their times.
+        """
+        try:
+            for parts in sorted(self._directories, key=len, reverse=True):
+                self._finish_directory(parts, self._directories[parts])
+            self._target.settle(self._directories)
+        except OSError as error:
+            raise self._no_more(error) from None
         if self._target.foreign:
             told = "belong to other users or groups, and only root can give them back"
             self.summary.warn(f"{self._target.foreign} of the restored files {told}: they are yours now")
+
+    def _finish_directory(self, parts: Parts, one: OpenFile) -> None:
+        try:
+            found = self._target.existing(parts) if parts else None
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                for text in self._target.apply(parts, one.entry.attributes.stat, one.acls, one.xattrs):
+                    self.summary.warn(f"{one.path}: {text}")
+        except OSError as error:
+            self._fail(one, error)

@@ -75,6 +75,13 @@ class Summary:
         if self.failed <= _MAX_MESSAGES:
             self.errors.append(text)
 
+    def add(self, other: Summary) -> None:
+        """Count what another one has."""
+        for name in ("files", "bytes", "skipped", "unverified", "failed", "warned"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.warnings = (self.warnings + other.warnings)[:_MAX_MESSAGES]
+        self.errors = (self.errors + other.errors)[:_MAX_MESSAGES]
+
     @property
     def status(self) -> ExitStatus:
         """1 with errors, 3 with warnings, else 0."""

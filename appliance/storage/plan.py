@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Wanted:
         self.count = 0
         self._marks = bytearray(job.files + 1)
         self._links: dict[int, bytes] = {}
+        self._firsts: dict[int, int] = {}  # of hard links: the file with their data
 
     def add(self, saved: SavedFile) -> None:
         """Want a file; for a hard link the file with its data must be read too."""
@@ -46,6 +48,7 @@ class Wanted:
             if first > 0:
                 self._mark(first, _NEEDED)
                 self._links.setdefault(first, saved.path)
+                self._firsts[saved.file_index] = first
 
     def aliases(self) -> dict[int, bytes]:
         """FileIndex of each file that is needed only for the data of a wanted hard link, and that link's path."""
@@ -72,6 +75,27 @@ class Wanted:
         while at >= 0:
             yield at
             at = self._marks.find(_WANTED, at + 1)
+
+    def split(self, owners: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Wanted]:
+        """The same files divided by the FileIndex ranges of *owners*; hard links go with what has their data."""
+        parts = {}
+        for name, ranges in owners.items():
+            part = parts[name] = Wanted(self.job)
+            part._marks = bytearray(len(self._marks))
+            for low, high in ranges:
+                part._marks[low : high + 1] = self._marks[low : high + 1]
+        for index, first in self._firsts.items():
+            home = next((part for part in parts.values() if first < len(part._marks) and part._marks[first]), None)
+            if home is not None:
+                for part in parts.values():
+                    part._marks[index] = _NO
+                home._marks[index] = self._marks[index]
+                home._firsts[index] = first
+                if first in self._links:
+                    home._links[first] = self._links[first]
+        for part in parts.values():
+            part.count = part._marks.count(_WANTED)
+        return parts
 
     def any_in(self, stretch: Stretch) -> bool:
         """Whether a file that must be read has records in the stretch."""
@@ -191,7 +215,9 @@ def parts_for(
 
     *only*: identities of magazines. Raises `AwayError` naming magazines and volumes when one is not here.
     """
-    return _placed(config, runs_for(catalog, job, wanted=wanted, only=only))
+    found = runs_for(catalog, job, wanted=wanted, only=only)
+    places = require(config, [media for media, _ in found])
+    return [Part(media, places[media.media_id], runs) for media, runs in found]
 
 
 def runs_for(
@@ -218,18 +244,20 @@ def runs_for(
     return [(media[media_id], tuple(mine)) for media_id, mine in runs.items()]
 
 
-def _placed(config: Config, found: Sequence[tuple[Media, tuple[Run, ...]]]) -> list[Part]:
-    places = {m.identity: m for m in attached.known(config)}
-    parts, away = [], []
-    for media, runs in found:
-        magazine = places.get(media.identity)
-        if magazine is None or magazine.path is None or not reachable(magazine):
-            away.append(media)
+def require(config: Config, media: Iterable[Media]) -> dict[int, Path]:
+    """The file of each volume by MediaId. Raises `AwayError` naming all magazines and volumes that are not here."""
+    known = {m.identity: m for m in attached.known(config)}
+    here = {identity: m.path for identity, m in known.items() if reachable(m)}
+    places, away = {}, {}
+    for item in media:
+        directory = here.get(item.identity)
+        if directory is None:
+            away[item.name] = item.magazine
         else:
-            parts.append(Part(media, magazine.path / media.name, runs))
+            places[item.media_id] = directory / item.name
     if away:
-        raise away_error((media.magazine, media.name) for media in away)
-    return parts
+        raise away_error((magazine, name) for name, magazine in away.items())
+    return places
 
 
 def away_error(away: Iterable[tuple[str, str]]) -> AwayError:
@@ -242,10 +270,20 @@ def away_error(away: Iterable[tuple[str, str]]) -> AwayError:
 
 
 class JobReader:
-    """Reads the stretches of one job. *advance* is told the bytes read. *keys*: of enciphered volumes."""
+    """Reads the stretches of one job. *advance* is told the bytes read. *keys*: of enciphered volumes.
 
-    def __init__(self, job: Job, advance: Callable[[int], None], keys: VolumeKeys | None = None) -> None:
+    *door*: held while a part is read.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        advance: Callable[[int], None],
+        keys: VolumeKeys | None = None,
+        door: Callable[[Part], AbstractContextManager[object]] = lambda part: nullcontext(),
+    ) -> None:
         self._keys = keys
+        self._door = door
         self._ids = SessionIds(job.session_id, job.session_time)
         self._advance = advance
         self._sessions = SessionReader()
@@ -257,7 +295,8 @@ class JobReader:
         for part in parts:
             self._sessions.begin_volume(str(part.path))
             try:
-                yield from self._read(part)
+                with self._door(part):
+                    yield from self._read(part)
             except MagbayError as error:
                 yield from self._sessions.damage(Damage(str(part.path), 0, part.size, error.message))
         yield from self._finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +13,13 @@ from appliance.storage import readers, saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.extract import Extractor
 from appliance.storage.joblog import LogCallback
+from appliance.storage.lanes import Lane, Readers, lanes_for
 from appliance.storage.model import Job
 from appliance.storage.outcome import Replace, Summary
-from appliance.storage.plan import JobReader, Part, Wanted, chain_of, chosen_job, parts_for, wanted_files
+from appliance.storage.plan import chain_of, chosen_job, wanted_files
 from appliance.storage.renaming import Renaming
 from appliance.storage.saved_files import text
-from appliance.storage.saver import Cancelled
 from appliance.volumes.bb03 import VolumeKeys
-from appliance.volumes.blocks import SessionIds
-from appliance.volumes.events import Event, FileEnd, FileEntry, Partial
-from appliance.volumes.reader import Damage
-
-_MOST_KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -102,80 +97,62 @@ def run(
         catalog.recover()
         job = chosen_job(catalog, request.job, request.latest, request.before)
         wanted = wanted_files(catalog, chain_of(catalog, job), request.globs)
-        work = [(item, parts_for(catalog, config, item.job, wanted=item)) for item in wanted if item.count]
-        started(sum(part.size for _, parts in work for part in parts))
-        for item, parts in work:
-            names = ", ".join(part.media.name for part in parts)
-            log(f"restoring {item.count} files of job {item.job.job_id} from {names}", {"JOB": str(item.job.job_id)})
-        paths = [part.path for _, parts in work for part in parts]
-        with readers.reading(paths), announced_job(config.run_dir, job.job_id, "restore"):
-            for item, _ in work:
+        lanes = lanes_for(catalog, config, [item for item in wanted if item.count])
+        parts = [part for lane in lanes for _, mine in lane.work for part in mine]
+        started(sum(part.size for part in parts))
+        for item in wanted:
+            if item.count:
+                names = ", ".join(_volumes(lanes, item.job))
+                log(
+                    f"restoring {item.count} files of job {item.job.job_id} from {names}", {"JOB": str(item.job.job_id)}
+                )
+        keys = VolumeKeys(request.keys)
+        with readers.reading(part.path for part in parts), announced_job(config.run_dir, job.job_id, "restore"):
+            for item in wanted:
                 chosen_job(catalog, item.job.job_id, None)  # not purged since it was looked up
-            return _Restore(catalog, job, work, request).run(progress, cancelled)
+            return _Restore(catalog, job, lanes, request).run(Readers(lanes, keys, progress, cancelled))
+
+
+def _volumes(lanes: Sequence[Lane], job: Job | None = None) -> dict[str, None]:
+    """Names of the volumes that are read, of one *job* or all."""
+    work = [(wanted.job, parts) for lane in lanes for wanted, parts in lane.work]
+    return dict.fromkeys(part.media.name for of, parts in work if job in (None, of) for part in parts)
 
 
 class _Restore:
     """One running restore."""
 
-    def __init__(
-        self, catalog: Catalog, job: Job, work: Sequence[tuple[Wanted, list[Part]]], request: RestoreRequest
-    ) -> None:
+    def __init__(self, catalog: Catalog, job: Job, lanes: Sequence[Lane], request: RestoreRequest) -> None:
         self._catalog = catalog
         self._job = job
-        self._work = work
+        self._lanes = lanes
         self._request = request
-        self._keys = VolumeKeys(request.keys)
-        self._damage: list[str] = []
-        self._by_session = {SessionIds(w.job.session_id, w.job.session_time): w for w, _ in work}
 
-    def run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> RestoreResult:
-        aliases = {
-            (ids, index): path for ids, wanted in self._by_session.items() for index, path in wanted.aliases().items()
-        }
+    def run(self, reading: Readers) -> RestoreResult:
         extractor = Extractor(
             self._request.to,
-            select=self._select,
-            aliases=aliases,
             algorithm=self._algorithm(),
             replace=self._request.replace,
             renaming=self._request.renaming,
         )
-        stopped = False
         try:
-            extractor.run(self._events(progress, cancelled))
-        except Cancelled:
-            stopped = True
+            whole = reading.run(extractor)
+            extractor.finish()
+        finally:
+            extractor.close()
         summary = extractor.summary
-        if not stopped:
+        if whole:
             self._name_missing(summary)
-        return self._result(summary, stopped)
-
-    def _select(self, entry: FileEntry) -> bool:
-        wanted = self._by_session.get(entry.ids)
-        return wanted is not None and wanted.wants(entry.file_index)
+        return self._result(summary, not whole)
 
     def _algorithm(self) -> str | None:
         """The digest of all jobs, when they have the same."""
-        found = {saved_files.job_algorithm(self._catalog, wanted.job.job_id) for wanted, _ in self._work}
+        jobs = {wanted.job.job_id for lane in self._lanes for wanted, _ in lane.work}
+        found = {saved_files.job_algorithm(self._catalog, job_id) for job_id in jobs}
         return found.pop() if len(found) == 1 else None
 
-    def _events(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> Iterator[Event]:
-        for wanted, parts in self._work:
-            for event in JobReader(wanted.job, progress, self._keys).events(parts):
-                if cancelled():
-                    raise Cancelled
-                if isinstance(event, Damage):
-                    # Whether it matters shows when all wanted files are counted.
-                    if len(self._damage) < _MOST_KEPT:
-                        self._damage.append(str(event))
-                    continue
-                if isinstance(event, FileEnd):
-                    wanted.done(event.entry.file_index)
-                if not isinstance(event, Partial):
-                    yield event
-
     def _name_missing(self, summary: Summary) -> None:
-        for wanted, _ in self._work:
+        for wanted in (wanted for lane in self._lanes for wanted, _ in lane.work):
             for index in wanted.missing():
                 saved = saved_files.one(self._catalog, wanted.job.job_id, index)
                 name = text(saved.path) if saved else f"file {index} of job {wanted.job.job_id}"
@@ -183,23 +160,21 @@ class _Restore:
 
     def _result(self, summary: Summary, stopped: bool) -> RestoreResult:
         errors, warnings = list(summary.errors), list(summary.warnings)
-        if summary.failed:
-            errors += self._damage
-        else:
-            warnings += self._damage
+        # Two lanes may meet the same damage.
+        damage = dict.fromkeys(line for lane in self._lanes for line in lane.damage)
+        (errors if summary.failed else warnings).extend(damage)
         if stopped:
             errors.append("the restore was cancelled: what is there is not all")
         if not self._job.status.good:
             told = f"job {self._job.job_id} had ended as {self._job.status.word}"
             warnings.append(f"{told}: it is not all that was to be saved")
         status = ExitStatus.FAILED if errors else ExitStatus.WARNINGS if warnings else ExitStatus.DONE
-        volumes = dict.fromkeys(part.media.name for _, parts in self._work for part in parts)
         return RestoreResult(
             job_id=self._job.job_id,
             to=self._request.to,
             files=summary.files,
             bytes=summary.bytes,
-            volumes=tuple(volumes),
+            volumes=tuple(_volumes(self._lanes)),
             exit_status=status,
             warnings=tuple(warnings),
             errors=tuple(errors),

@@ -6,13 +6,15 @@ Every path is walked component by component from the target's descriptor and no 
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import errno
 import grp
 import os
 import pwd
 import stat as modes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +75,14 @@ class Target:
         self._implicit: set[Parts] = set()  # made on the way, not yet seen on the volume
         self.foreign = 0  # things whose owner or group could not be restored, for want of rights
 
+    def branch(self) -> Target:
+        """The same directory for another thread."""
+        other = copy.copy(self)
+        other._root = os.dup(self._root)
+        other._parent = None
+        other.foreign = 0
+        return other
+
     def close(self) -> None:
         """Close the descriptors."""
         self._forget()
@@ -106,8 +116,9 @@ class Target:
             return os.open(part, _WALK, dir_fd=fd)
         except FileNotFoundError:
             # Closed to others until its own entry comes, which on a volume is behind its contents.
-            os.mkdir(part, 0o700, dir_fd=fd)
             self._implicit.add(whole)
+            with contextlib.suppress(FileExistsError):  # another branch was faster
+                os.mkdir(part, 0o700, dir_fd=fd)
             return os.open(part, _WALK, dir_fd=fd)
         except NotADirectoryError:
             what = os.fsdecode(b"/".join(whole))
@@ -155,7 +166,8 @@ class Target:
             self.remove(parts)
             found = None
         if found is None:
-            os.mkdir(parts[-1], 0o700, dir_fd=self.parent(parts))
+            with contextlib.suppress(FileExistsError):  # another branch made it on its way
+                os.mkdir(parts[-1], 0o700, dir_fd=self.parent(parts))
 
     def create_symlink(self, parts: Parts, text: bytes) -> None:
         """A symbolic link that reads *text*, in place of what is there. Raises `OSError`."""
@@ -221,9 +233,11 @@ class Target:
                 same = False
         self.foreign += not same
 
-    def settle(self) -> None:
-        """At the end: open the directories that were made on the way and are not on the volume. Raises `OSError`."""
+    def settle(self, known: Container[Parts]) -> None:
+        """At the end: open the directories that were made on the way and are not *known*. Raises `OSError`."""
         for parts in self._implicit:
+            if parts in known:
+                continue
             found = self.existing(parts)
             if found is not None and modes.S_ISDIR(found.st_mode):
                 os.chmod(parts[-1], 0o777 & ~self._umask, dir_fd=self.parent(parts))

@@ -1,0 +1,47 @@
+"""What an extraction keeps of a file while it is written, and which kinds of entries and records make one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from appliance.storage.targets import Parts
+from appliance.volumes.attributes import FileType
+from appliance.volumes.backupread import BackupStream
+from appliance.volumes.events import FileEntry
+from appliance.volumes.streams import Stream
+from appliance.volumes.verify import FileDigest
+
+AS_FILE = {FileType.EMPTY, FileType.REGULAR, FileType.PLUGIN, FileType.RAW, FileType.FIFO}
+NO_FILE = {
+    FileType.DELETED,
+    FileType.RESTORE_FIRST,
+    FileType.PLUGIN_CONFIG,
+    FileType.PLUGIN_CONFIG_FILLED,
+    FileType.PLUGIN_OBJECT,
+    FileType.SECURITY_OBJECT,
+}
+# Records beside a file's content that say nothing about the file itself.
+NOT_MISSED = {Stream.PROGRAM_NAMES, Stream.PROGRAM_DATA, Stream.SIGNED_DIGEST, Stream.ENCRYPTED_SESSION_DATA}
+NOT_MISSED |= {Stream.PLUGIN_NAME, Stream.RESTORE_OBJECT, Stream.FILEEVENT, Stream.NDMP_SEPARATOR}
+
+
+@dataclass
+class OpenFile:
+    """The file of a session that is being written."""
+
+    entry: FileEntry
+    parts: Parts
+    path: str
+    fd: int | None = None
+    digest: FileDigest | None = None
+    position: int = 0
+    length: int = 0
+    has_holes: bool = False
+    failed: str = ""
+    verified: bool | None = None
+    has_digest: bool = False
+    acls: list[tuple[int, bytes]] = field(default_factory=list)
+    xattrs: list[bytes] = field(default_factory=list)
+    extras: int = 0  # bytes that both take
+    windows: BackupStream | None = None
+    left_out: set[str] = field(default_factory=set)  # kinds of records that are not restored
