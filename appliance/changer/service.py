@@ -19,7 +19,7 @@ from appliance.config import vchanger
 from appliance.config.loader import is_vchanger, load
 from appliance.config.schema import Config
 from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
-from appliance.host.files import write_atomic
+from appliance.host.files import make_directory, write_atomic
 from appliance.magazines.attached import MEDIA_ANSWER, Magazine, create_directories, known
 
 __all__ = ["Changer", "Report", "Slot"]
@@ -191,7 +191,7 @@ class Changer:
         if new == old:
             return old, left, ""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             slotmap.write(path, new)
         except OSError as error:
             return old, (), f"{path} cannot be written ({error.strerror})"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import MagbayError
-from appliance.host.files import write_atomic
+from appliance.host.files import make_directory, write_atomic
 
 DISABLED = "director.json"
 SEEN = "seen.json"
@@ -81,5 +81,5 @@ def _damaged(path: Path) -> MagbayError:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_atomic(path, json.dumps(document, indent=1).encode() + b"\n", mode=0o644)

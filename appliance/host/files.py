@@ -68,6 +68,21 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write *data* where the descriptor stands, all of it: write(2) may take a part only. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def make_directory(path: Path, *, mode: int = 0o777) -> None:
+    """Make *path*, and what is missing above it, so that it is there after a power cut. Raises `OSError`."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for folder in missing:
+        sync_directory(folder.parent)
+
+
 @contextlib.contextmanager
 def locked(path: Path, seconds: float | None = None) -> Iterator[None]:
     """Hold an exclusive lock on *path* (created when missing). The kernel frees it when the process dies.

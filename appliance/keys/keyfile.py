@@ -18,7 +18,7 @@ from pathlib import Path
 
 from appliance.errors import MagbayError, NotFoundError
 from appliance.host.commands import attempt, run
-from appliance.host.files import sync_directory
+from appliance.host.files import make_directory, sync_directory, write_all
 from appliance.keys.secret import Secret
 
 KEY_BYTES = 4096
@@ -66,7 +66,7 @@ def ensure(path: Path) -> bool:
             f"the key file {path} is missing, though the previous one is there",
             hint="Put it back from its copy ('magbay key restore'); a new one would not open the magazines.",
         )
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent, mode=0o700)
     store(path, generate(), Form.PLAIN)
     return True
 
@@ -81,7 +81,7 @@ def store(path: Path, key: Secret, kept: Form, with_key: str = "auto") -> None:
     fresh = Path(name)
     try:
         if kept is Form.PLAIN:
-            os.write(fd, key.reveal())
+            write_all(fd, key.reveal())
         else:
             _seal_into(key, fresh, with_key)
             if unseal(fresh) != key:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from appliance.errors import MagbayError, NotFoundError
 from appliance.host.commands import interact, run
+from appliance.host.files import write_all
 from appliance.keys import headers, keyfile, luks, recovery, rotation
 from appliance.keys.luks import Cost
 from appliance.keys.records import kind
@@ -119,7 +120,7 @@ def add_tang(disk: Disk, keys: Keys, url: str, thumbprint: str) -> None:
         path = Path(folder) / "key"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         try:
-            os.write(fd, key.reveal())
+            write_all(fd, key.reveal())
         finally:
             os.close(fd)
         try:

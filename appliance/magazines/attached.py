@@ -16,6 +16,7 @@ from typing import Any
 from appliance.config.loader import load_enrolment
 from appliance.config.schema import Config, Enrolment, MagazineConfig
 from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
+from appliance.host import files
 from appliance.magazines import elsewhere
 from appliance.magazines.states import State
 
@@ -112,14 +113,14 @@ def create_directories(config: Config) -> None:
         if marker.exists():
             continue
         try:
-            magazine.directory.mkdir(parents=True, exist_ok=True)
+            files.make_directory(magazine.directory)
         except (FileExistsError, NotADirectoryError):
             raise MagbayError(
                 f"magazine {magazine.name}: {magazine.directory} cannot be made, something else is in its place",
                 hint="Move that away, or give the magazine another directory.",
             ) from None
-        config.enrolment_dir.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        files.make_directory(config.enrolment_dir)
+        marker.touch()  # only now: with the marker alone the magazine would be away for ever
 
 
 def _directory(magazine: MagazineConfig) -> Magazine:

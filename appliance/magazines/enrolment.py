@@ -14,7 +14,7 @@ from appliance.config.kinds import Record, Where
 from appliance.config.loader import compose
 from appliance.config.schema import Config, Enrolment, EnrolmentList
 from appliance.errors import MagbayError, NotFoundError
-from appliance.host.files import locked, sync_directory, write_atomic
+from appliance.host.files import locked, make_directory, sync_directory, write_atomic
 from appliance.magazines.attached import enrolments
 from appliance.magazines.disks import MAPPING_PREFIX
 
@@ -106,6 +106,6 @@ def _file(config: Config, filesystem_uuid: str) -> Path:
 @contextlib.contextmanager
 def _changing(config: Config) -> Iterator[None]:
     """One process at a time, so that no two magazines get one name."""
-    config.enrolment_dir.mkdir(parents=True, exist_ok=True)
+    make_directory(config.enrolment_dir)
     with locked(config.enrolment_dir / ".lock"):
         yield

@@ -20,7 +20,7 @@ from typing import Any
 from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.api import BlockDevice
-from appliance.host.files import sync_directory, write_atomic
+from appliance.host.files import make_directory, sync_directory, write_atomic
 from appliance.magazines.wipe import Wipe, Wiped
 
 
@@ -59,7 +59,7 @@ def folder(config: Config) -> Path:
     Agents own *state_dir*, root works here: a link or a directory of somebody else in this place is refused.
     """
     path = config.state_dir / "preparing"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path, mode=0o700)
     facts = path.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or stat.S_IMODE(facts.st_mode) & 0o077:
         raise MagbayError(
