@@ -58,7 +58,7 @@ class Catalog:
         self._alive_dir = state_dir / "running"
         self._alive: dict[int, int] = {}
         try:
-            self._alive_dir.mkdir(parents=True, exist_ok=True)
+            files.make_directory(self._alive_dir)
             files.adopt(self._alive_dir, state_dir)
             # Only one process at a time turns on WAL and makes the tables.
             with files.locked(state_dir / "catalog.lock"):
@@ -142,6 +142,10 @@ class Catalog:
         """A pair (VolSessionId, VolSessionTime) that no other session has or will have."""
         with self.transaction() as db:
             return _new_session(db)
+
+    def sessions(self) -> set[SessionIds]:
+        """Every pair that was ever given out here."""
+        return {SessionIds(*row) for row in self.rows("SELECT VolSessionId, VolSessionTime FROM Session")}
 
     def start_job(self, new: NewJob) -> Job:
         """Enter a running job. It counts as alive until this process ends or calls `finish_job`."""

@@ -43,8 +43,7 @@ def recycle(catalog: Catalog, config: Config, device: FileVolume, media: Media, 
     with catalog.transaction() as db:
         if not possible(catalog, media, expiry.needed(catalog, config)):
             return None
-        given = {SessionIds(*row) for row in catalog.rows("SELECT VolSessionId, VolSessionTime FROM Session")}
-        if not (sessions or set()) <= given:
+        if not (sessions or set()) <= catalog.sessions():
             return None
         expiry.forget(db, expiry.jobs_on(catalog, media), media)
         clean = replace(media, pool=pool, bytes=0, status=VolumeStatus.RECYCLE, first_written=0, last_written=0)

@@ -18,7 +18,7 @@ from appliance.storage.device import FileVolume, VolumeBusyError, VolumeFullErro
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.pools import OpenVolume, PoolFullError, label_new, may_use, new_label, pool_config, reachable
-from appliance.storage.tail import read_label, sessions_behind
+from appliance.storage.tail import holds_at_most_its_label, read_label, sessions_behind
 from appliance.storage.waiting import Patience
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.writer import label_block
@@ -247,6 +247,8 @@ class VolumeSource:
 
     def _is_sound(self, device: FileVolume, media: Media) -> bool:
         try:
+            if not media.last_written and holds_at_most_its_label(device.path, media.name, self._catalog.sessions()):
+                return True  # whatever became of the label, it is written anew now
             label = read_label(device.path)
         except MagbayError as error:
             self._refuse(media, error.message)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
-from appliance.volumes.blocks import SessionIds
+from appliance.volumes.blocks import BLOCK_HEADER, DEFAULT_BLOCK, BlockHeader, SessionIds
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.labels import VolumeLabel
 from appliance.volumes.reader import Block, VolumeReader
@@ -17,6 +18,25 @@ def read_label(path: Path) -> VolumeLabel:
     if label is None:
         raise VolumeError(f"{path}: its label is damaged")
     return label
+
+
+def holds_at_most_its_label(path: Path, name: str, given: Set[SessionIds]) -> bool:
+    """Whether in the volume's file stands nothing but the label of *name*, or what a power cut made of one: nothing,
+    zeros, or the torn block of a session that was *given* out here. Raises `VolumeError`, `OSError`.
+    """
+    with path.open("rb") as file:
+        head = file.read(BLOCK_HEADER.size)
+        if path.stat().st_size > DEFAULT_BLOCK:
+            return False
+    if not head.strip(b"\0"):
+        return True
+    with VolumeReader(path) as reader:
+        blocks = [block.address for block in reader.blocks() if isinstance(block, Block)]
+        if blocks:
+            label = reader.label()
+            return blocks == [0] and label is not None and label.name == name
+    header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
+    return header is not None and header.ids in given
 
 
 def sessions_behind(path: Path, start: int) -> set[SessionIds]:

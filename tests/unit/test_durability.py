@@ -1,0 +1,69 @@
+"""Single cases of what a power cut leaves; tests/power goes through all of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from appliance.config.schema import Config
+from appliance.host import files
+from appliance.keys import keyfile
+from appliance.keys.keyfile import Form
+from appliance.keys.secret import Secret
+from appliance.storage import labelling
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import JobStatus, VolumeStatus
+from tests.unit.enginehelp import save, volume
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"content")
+    return folder
+
+
+@pytest.mark.parametrize("left", ["nothing", "zeros", "half", "another pool's length"])
+def test_a_torn_label_of_a_volume_never_written_is_written_anew(config: Config, tree: Path, left: str) -> None:
+    labelling.create(config, magazine="m1", pool="Default", count=1)
+    place = volume(config, "m1-0001")
+    label = place.read_bytes()
+    torn = {"nothing": b"", "zeros": bytes(len(label)), "half": label[:100], "another pool's length": label + bytes(3)}
+    place.write_bytes(torn[left])
+    done = save(config, tree)
+    assert (done.status, done.volumes, done.warnings) == (JobStatus.DONE, ("m1-0001",), ())
+
+
+def test_what_is_no_torn_label_is_left_alone(config: Config, tree: Path) -> None:
+    first, second, third = labelling.create(config, magazine="m1", pool="Default", count=3)
+    foreign = {
+        first.name: b"somebody's notes",
+        second.name: volume(config, third.name).read_bytes(),  # whole, and of another volume
+        third.name: volume(config, third.name).read_bytes()[:16] + b"another catalog's session",
+    }
+    for name, content in foreign.items():
+        volume(config, name).write_bytes(content)
+    done = save(config, tree)
+    assert done.status is JobStatus.WARNINGS and done.volumes == ("m1-0004",)
+    assert {name: volume(config, name).read_bytes() for name in foreign} == foreign
+    with Catalog(config.state_dir) as catalog:
+        assert {media.status for media in catalog.media() if media.name in foreign} == {VolumeStatus.ERROR}
+
+
+def test_new_directories_are_synced_from_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_directory", synced.append)
+    files.make_directory(tmp_path / "a" / "b")
+    assert sorted(synced) == [tmp_path, tmp_path / "a"]
+    files.make_directory(tmp_path / "a" / "b")
+    assert len(synced) == 2
+
+
+def test_a_key_file_that_is_written_in_part_only_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:64]))
+    keyfile.store(tmp_path / "key", Secret(bytes(range(256)) * 16), Form.PLAIN)
+    assert (tmp_path / "key").read_bytes() == bytes(range(256)) * 16
