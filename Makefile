@@ -4,7 +4,7 @@ VENV := .venv
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test unit fuzz native vm-test venv bench lint format simulate clean
+.PHONY: help demo test unit fuzz power native vm-test venv bench lint format simulate clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ unit: venv
 ## make fuzz      the volume reader, guided by coverage (SECONDS=600); a failing input is kept below build/fuzz
 fuzz: venv
 	$(VENV)/bin/python -m tests.fuzz.engine $(or $(SECONDS),600)
+
+## make power     power cuts and faults of the disk on the recorded calls of the engine (STATES=100000)
+power: venv
+	MAGBAY_POWER_STATES=$(or $(STATES),10080) $(VENV)/bin/python -m pytest tests/power -n 2 -o timeout=0
 
 ## make native    a real Bacula on loopback with our changer (a minute)
 native: venv

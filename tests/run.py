@@ -1,4 +1,4 @@
-"""`make test`: unit, fuzz and native suite (a real Bacula), VM scenarios, then one plain closing line of counts."""
+"""`make test`: unit, fuzz and power suite, a real Bacula, VM scenarios, then one plain closing line of counts."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         results.append(suite("unit suite", ["tests/unit", "-n", "2"], Path(folder) / "unit.xml"))
         results.append(suite("fuzz suite", ["tests/fuzz", "-n", "2"], Path(folder) / "fuzz.xml"))
+        results.append(suite("power suite", ["tests/power", "-n", "2"], Path(folder) / "power.xml"))
         results.append(suite("native suite", ["tests/native", "-n", "2"], Path(folder) / "native.xml"))
         print("=== image", flush=True)
         built = subprocess.run(["make", "--no-print-directory", "image"], cwd=ROOT).returncode

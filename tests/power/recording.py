@@ -1,0 +1,185 @@
+"""Recording a run of the engine, and looking at what the disk holds after a power cut."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from appliance.config.loader import load
+from appliance.errors import ExitStatus
+from appliance.storage import backup, saved_files, verify
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import Job, JobStatus, VolumeStatus
+from tests.power.disk import Call, Cuts, Disk, Kind, State, calls, key
+
+ROOT = Path(__file__).parents[2]
+
+
+def empty(folder: Path) -> None:
+    """Remove all that is in *folder*, which stays the same directory."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def library(folder: Path) -> Path:
+    """`layer.c`, compiled."""
+    compiler = shutil.which("cc") or pytest.skip("there is no C compiler (Debian package gcc)")
+    made = folder / "layer.so"
+    options = ["-std=gnu17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
+    subprocess.run([compiler, *options, "-o", made, Path(__file__).with_name("layer.c"), "-ldl"], check=True)
+    return made
+
+
+def run_below(folder: Path, module: str, *words: str) -> str:
+    """Run a module with the layer below it; gives what it prints."""
+    environment = os.environ | {"LD_PRELOAD": str(library(folder)), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What the disk holds, cut behind the call number *at*; *jobs* and *volumes* were acknowledged before."""
+
+    at: int
+    state: State
+    key: int
+    jobs: tuple[int, ...]
+    volumes: tuple[str, ...]
+
+
+class Recording:
+    """The run *name* of `jobs.py` in *folder*."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.disk = folder / "disk"
+        self.disk.mkdir(parents=True)
+        self._start = Disk(self.disk)
+        run_below(folder, "tests.power.jobs", name, str(folder))
+        self.calls: list[Call] = list(calls(folder / "log"))
+        self._check_the_model()
+
+    def _check_the_model(self) -> None:
+        """With nothing lost the model holds what the file system holds: no call was overlooked."""
+        for call in self.calls:
+            self._start.do(call)
+        found: State = {}
+        for path in self.disk.rglob("*"):
+            if not path.name.endswith("-shm"):
+                found[str(path.relative_to(self.disk))] = None if path.is_dir() else path.read_bytes()
+        assert self._start.finished() == found
+        self._kept = found
+
+    def cuts(self, each: int, seed: int, *, telling: bool) -> Iterator[Cut]:
+        """Behind every call the *telling* states and *each* at random; none twice."""
+        empty(self.disk)
+        disk, chance = Disk(self.disk), random.Random(seed)
+        seen: set[int] = set()
+        jobs: list[int] = []
+        volumes: list[str] = []
+        for at, call in enumerate(self.calls):
+            if call.kind is Kind.MARK:
+                kind, _, name = call.path.partition(" ")
+                jobs += [int(name)] if kind == "job" else []
+                volumes += [name] if kind == "volume" else []
+                seen.clear()  # the same disk promises more now
+            disk.do(call)
+            cuts = Cuts(disk, chance)
+            for state in itertools.chain(cuts.telling() if telling else (), cuts.any(each)):
+                known = key(state)
+                if known not in seen:
+                    seen.add(known)
+                    yield Cut(at, state, known, tuple(jobs), tuple(volumes))
+
+
+class Machine:
+    """The machine after the power came back: *folder* with the disk in a certain state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = load(folder / "magbay.yaml")
+        self._disk = folder / "disk"
+
+    def put(self, state: State) -> None:
+        """Make the disk hold *state*."""
+        empty(self._disk)
+        for path, content in state.items():
+            if content is None:
+                (self._disk / path).mkdir()
+            else:
+                (self._disk / path).write_bytes(content)
+
+    def check(self, cut: Cut, expected: dict[str, str]) -> list[Job]:
+        """Every acknowledged job is good, and every good job (they are returned) whole and right.
+
+        *expected*: path to digest; see `sums`.
+        """
+        with Catalog(self.config.state_dir) as catalog:
+            catalog.recover()
+            jobs = {job.job_id: job for job in catalog.jobs()}
+            good = [job for job in jobs.values() if job.status.good]
+            for job_id in cut.jobs:
+                assert job_id in jobs, f"job {job_id} was acknowledged and is not in the catalog"
+                status = jobs[job_id].status
+                assert status.good or status is JobStatus.PURGED, f"job {job_id} was acknowledged and is {status.word}"
+            assert not [job for job in jobs.values() if job.status is JobStatus.RUNNING]
+            for job in good:
+                for saved in saved_files.of_job(catalog, job.job_id):
+                    name = os.fsdecode(saved.path)
+                    assert saved.digest == expected.get(name, ""), f"job {job.job_id}: {name} has another digest"
+            media = {item.name for item in catalog.media()}
+            assert media >= set(cut.volumes)
+        for name in cut.volumes:  # its label may be torn: then it is written anew, see `append`
+            assert (self._disk / "m1" / name).exists(), f"volume {name} was acknowledged and is gone"
+        self.verify(good)
+        return good
+
+    def verify(self, jobs: list[Job]) -> None:
+        """The jobs, all good ones, are whole on their volumes."""
+        if not jobs:
+            return
+        found = verify.run(self.config, verify.VerifyRequest(), log=lambda text, fields: None)
+        assert found.exit_status is ExitStatus.DONE, [*found.errors, *found.warnings]
+        assert sorted(found.jobs) == sorted(job.job_id for job in jobs)
+        assert found.files == sum(job.files for job in jobs)
+
+    def append(self) -> backup.JobResult:
+        """The next job: it is good, what torn tails there were are cut off, and no volume is given up."""
+        lines: list[str] = []
+        request = backup.BackupRequest((self.folder / "source" / "more",), name="next")
+        done = backup.run(self.config, request, log=lambda text, fields: lines.append(text))
+        assert done.status is JobStatus.DONE, [*done.errors, *done.warnings]
+        with Catalog(self.config.state_dir) as catalog:
+            given_up = [media.name for media in catalog.media() if media.status is VolumeStatus.ERROR]
+            jobs = [job for job in catalog.jobs() if job.status.good]
+        assert not given_up, lines
+        self.verify(jobs)
+        return done
+
+
+def sums(source: Path) -> dict[str, str]:
+    """The digests of the files that are saved, as the catalog has them, by path."""
+    found: dict[str, str] = {}
+    for path in source.rglob("*"):
+        if path.is_file():
+            value = hashlib.md5(path.read_bytes(), usedforsecurity=False).digest()
+            found[str(path)] = base64.b64encode(value).rstrip(b"=").decode()
+    return found

@@ -1,0 +1,110 @@
+"""Power cuts: the engine's own calls are recorded, and behind each of them the disk may hold many things.
+
+There are ten thousand different ones, or as many as `MAGBAY_POWER_STATES` says. In some of them the next job is
+appended, and stock `bls` and `bextract` read what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.storage import saved_files
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import Job
+from tests.power.jobs import RUNS
+from tests.power.recording import Cut, Machine, Recording, sums
+from tests.unit import stocktools
+
+# Different states of each of the runs.
+LEAST = int(os.environ.get("MAGBAY_POWER_STATES", "10080")) // len(RUNS)
+# In how many of them the others read and write.
+APPENDED, STOCK = 90, 20
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory in memory, where there is one: the states are many, and none has to outlive the test."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_power_cut(folder: Path, name: str) -> None:
+    recording = Recording(folder, name)
+    machine, expected = Machine(folder), sums(folder / "source")
+    known: set[int] = set()
+    for number, cut in enumerate(different(recording, known)):
+        machine.put(cut.state)
+        with told(f"{name}: cut behind call {cut.at} ({recording.calls[cut.at].kind.name}), state {number}"):
+            good = machine.check(cut, expected)
+            if number % (LEAST // STOCK) == 0:
+                stock_tools_read(machine, good)
+            if number % (LEAST // APPENDED) == 0:
+                machine.append()
+    assert len(known) >= LEAST
+
+
+def different(recording: Recording, known: set[int]) -> Iterator[Cut]:
+    """Cuts behind every call, and again until there are enough."""
+    for cut in recording.cuts(3, 0, telling=True):
+        known.add(cut.key)  # the same disk twice may have more to promise
+        yield cut
+    each = 2 * (LEAST - len(known)) // len(recording.calls)  # not all are different
+    for seed in range(1, 1000):
+        for cut in recording.cuts(max(1, each), seed, telling=False):
+            if len(known) >= LEAST:
+                return
+            if cut.key not in known:
+                known.add(cut.key)
+                yield cut
+
+
+@contextlib.contextmanager
+def told(where: str) -> Iterator[None]:
+    """Say which state it was."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{where}: {error}") from error
+
+
+def stock_tools_read(machine: Machine, good: list[Job]) -> None:
+    """`bls` lists the files of all jobs, whatever else stands on their volumes; `bextract` extracts the newest one."""
+    places = {magazine.name: magazine.directory for magazine in machine.config.magazines}
+    files: dict[Path, set[str]] = {}
+    used: list[Path] = []
+    with Catalog(machine.config.state_dir) as catalog:
+        media = {item.media_id: item for item in catalog.media()}
+        for job in sorted(good, key=lambda job: job.job_id):
+            on = [media[stretch.media_id] for stretch in catalog.stretches(job.job_id)]
+            used = list(dict.fromkeys(places[item.magazine] / item.name for item in on))
+            for volume in used:
+                files.setdefault(volume, set())
+            files[used[0]] |= {os.fsdecode(saved.path) for saved in saved_files.of_job(catalog, job.job_id)}
+    for folder in {volume.parent for volume in files}:
+        mine = [volume for volume in files if volume.parent == folder]
+        listed = stocktools.bls(mine, strict=False)
+        assert all(name in listed for volume in mine for name in files[volume])
+    if good:
+        extracted(machine, job, used)
+
+
+def extracted(machine: Machine, job: Job, volumes: list[Path]) -> None:
+    """What `bextract` makes of the job is what was saved."""
+    session = f"VolSessionId={job.session_id}\nVolSessionTime={job.session_time}\n"
+    bsr = machine.folder / "job.bsr"
+    bsr.write_text("".join(f'Volume="{volume.name}"\n{session}' for volume in volumes))
+    with tempfile.TemporaryDirectory(dir=machine.folder) as out:
+        stocktools.bextract(volumes, Path(out), bsr=bsr, strict=False)
+        found = {Path("/", path.relative_to(out)): path for path in Path(out).rglob("*") if path.is_file()}
+        with Catalog(machine.config.state_dir) as catalog:
+            saved = {Path(os.fsdecode(item.path)) for item in saved_files.of_job(catalog, job.job_id) if item.digest}
+        assert found.keys() >= saved
+        assert all(path.read_bytes() == place.read_bytes() for path, place in found.items())
