@@ -229,6 +229,18 @@ class DirectorConfig:
 
 
 @dataclass(frozen=True)
+class CatalogConfig:
+    """The catalog of jobs and files."""
+
+    copies: bool = setting(
+        YesNo(),
+        "Whether each job leaves a copy of what the catalog knows of it on its magazines, beside the volumes.",
+        default=True,
+        example="yes",
+    )
+
+
+@dataclass(frozen=True)
 class Enrolment:
     """A disk that belongs to us: written by `magbay prepare` below `state_dir/magazines/`, one file each."""
 
@@ -292,6 +304,7 @@ class Config:
         MapOf(Record(FilesetConfig)), "What jobs save, by name.", default={}
     )
     jobs: Mapping[str, JobConfig] = setting(MapOf(Record(JobConfig)), "Backup jobs, by name.", default={})
+    catalog: CatalogConfig = setting(Record(CatalogConfig), "The catalog of jobs and files.", default=CatalogConfig())
     rotation: RotationConfig = setting(
         Record(RotationConfig), "Which magazine is due in a bay, and when.", default=RotationConfig()
     )

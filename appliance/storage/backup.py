@@ -19,7 +19,7 @@ from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
 from appliance.magazines import attached
 from appliance.magazines.holders import announced_job
-from appliance.storage import plan
+from appliance.storage import copies, plan
 from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
@@ -189,7 +189,25 @@ def run(
         patience = Patience(catalog, config, job_log, request.waiting, cancelled, status, pause)
         one = _Run(config, request, catalog, job, job_log, patience)
         with announced_job(config.run_dir, job.job_id, request.name):
-            return one.run(names, since, progress, cancelled)
+            result = one.run(names, since, progress, cancelled)
+            return _with_copies(catalog, config, result, job_log)
+
+
+def _with_copies(catalog: Catalog, config: Config, result: JobResult, log: JobLog) -> JobResult:
+    """The job is done and stays so; its magazines get a copy of what the catalog knows of it."""
+    if not config.catalog.copies or not result.status.good:
+        return result
+    try:
+        troubles, done = copies.write(catalog, config, result.job_id)
+    except MagbayError as error:
+        troubles, done = [error.message], 0
+    for text in troubles:
+        # A magazine that is full by what was saved is as it should be, while another one has the copy.
+        (log.info if done else log.warning)(text)
+    if done or not troubles:
+        return result
+    status = ExitStatus.WARNINGS if result.exit_status is ExitStatus.DONE else result.exit_status
+    return replace(result, exit_status=status, warnings=(*result.warnings, *troubles))
 
 
 def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple[NewJob, int | None]:

@@ -14,7 +14,7 @@ from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.magazines import attached
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
-from appliance.storage.model import Job, JobStatus, Media, SavedFile, Stretch
+from appliance.storage.model import Job, JobStatus, Level, Media, SavedFile, Stretch
 from appliance.storage.pools import reachable
 from appliance.storage.selection import matcher
 from appliance.volumes.attributes import FileType
@@ -160,6 +160,19 @@ def chain_of(catalog: Catalog, job: Job) -> list[Job]:
     while chain[0].base is not None:
         chain.insert(0, catalog.job(chain[0].base))
     return chain
+
+
+def gaps(chain: Sequence[Job]) -> list[str]:
+    """What of the jobs of a chain the catalog does not have: a state restored from them is not all."""
+    hint = "plug in its magazine and run 'magbay catalog restore' or 'magbay volume scan'"
+    told = [
+        f"job {job.job_id}, that it builds on, is not whole in the catalog: {hint}"
+        for job in chain[:-1]
+        if not job.status.good
+    ]
+    if chain[0].level is not Level.FULL:
+        told.append(f"what job {chain[0].job_id} builds on is not in the catalog: {hint}")
+    return told
 
 
 def wanted_files(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.config.schema import Config
@@ -16,7 +16,7 @@ from appliance.storage.joblog import LogCallback
 from appliance.storage.lanes import Lane, Readers, lanes_for
 from appliance.storage.model import Job
 from appliance.storage.outcome import Replace, Summary
-from appliance.storage.plan import chain_of, chosen_job, wanted_files
+from appliance.storage.plan import chain_of, chosen_job, gaps, wanted_files
 from appliance.storage.renaming import Renaming
 from appliance.storage.saved_files import text
 from appliance.volumes.bb03 import VolumeKeys
@@ -96,7 +96,8 @@ def run(
     with Catalog(config.state_dir) as catalog:
         catalog.recover()
         job = chosen_job(catalog, request.job, request.latest, request.before)
-        wanted = wanted_files(catalog, chain_of(catalog, job), request.globs)
+        chain = chain_of(catalog, job)
+        wanted = wanted_files(catalog, chain, request.globs)
         lanes = lanes_for(catalog, config, [item for item in wanted if item.count])
         parts = [part for lane in lanes for _, mine in lane.work for part in mine]
         started(sum(part.size for part in parts))
@@ -110,7 +111,11 @@ def run(
         with readers.reading(part.path for part in parts), announced_job(config.run_dir, job.job_id, "restore"):
             for item in wanted:
                 chosen_job(catalog, item.job.job_id, None)  # not purged since it was looked up
-            return _Restore(catalog, job, lanes, request).run(Readers(lanes, keys, progress, cancelled))
+            result = _Restore(catalog, job, lanes, request).run(Readers(lanes, keys, progress, cancelled))
+        missed = gaps(chain)
+        if missed and result.exit_status is ExitStatus.DONE:
+            result = replace(result, exit_status=ExitStatus.WARNINGS)
+        return replace(result, warnings=(*missed, *result.warnings))
 
 
 def _volumes(lanes: Sequence[Lane], job: Job | None = None) -> dict[str, None]:

@@ -14,20 +14,20 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError, NotFoundError, UsageError
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage.catalog import Catalog, CatalogError, write_media
+from appliance.storage import volume_rows
+from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import JobStatus, Media, VolumeStatus
 from appliance.storage.pools import reachable
 from appliance.storage.scanned import Session, VolumeBook
 from appliance.storage.settling import settle
 from appliance.volumes.bb03 import VolumeKeys
-from appliance.volumes.blocks import DEFAULT_BLOCK, SessionIds
+from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.labels import VolumeLabel
 from appliance.volumes.reader import Block, Damage, VolumeReader
 from appliance.volumes.sessions import SessionReader
 
-_PROGRAM = "magbay"  # in the labels of our volumes
 _ELSEWHERE = "Copy it onto a magazine, or name its directory under 'magazines' in the configuration."
 
 
@@ -221,7 +221,7 @@ class _Scan:
                 return
             size = path.stat().st_size
             media = self._media(path, label, magazine)
-            start = media.bytes if media and self._request.newer and media.identity == magazine.identity else 0
+            start = volume_rows.covered(self._catalog, path, media, self._request.keys) if self._request.newer else 0
             if media and start and start == size:
                 self._progress(size)
                 return
@@ -288,7 +288,7 @@ class _Scan:
         self._log(f"volume {media.name} lies on magazine {magazine.name} now", {"VOLUME": media.name})
 
     def _read(self, path: Path, label: VolumeLabel | None, media: Media | None, start: int) -> None:
-        ours = label is not None and label.program == _PROGRAM
+        ours = label is not None and label.program == volume_rows.PROGRAM
         dry = self._request.dry_run
         with VolumeReader(path, self._request.keys) as volume:
             if start and not volume.is_block(start):
@@ -306,7 +306,8 @@ class _Scan:
         self._result.errors += [f"{path}: {clash}" for clash in book.clashes]
         self._result.errors += [str(damage) for damage in damages]
         if media and not dry:
-            self._finish_media(media, label, book, _torn(damages, size, book), damages)
+            found = volume_rows.Found(label, book, damages, size)
+            volume_rows.finish(self._catalog, self._config, media, found)
 
     def _events(self, volume: VolumeReader, book: VolumeBook, start: int) -> list[Damage] | None:
         """Read it; gives its damage, None when the scan was cancelled."""
@@ -346,35 +347,6 @@ class _Scan:
         if not session.whole:
             self._touched.add(ids)
 
-    def _finish_media(
-        self, media: Media, label: VolumeLabel | None, book: VolumeBook, torn: bool, damages: Sequence[Damage]
-    ) -> None:
-        """The volume's end, times and status, as far as they can be told from itself."""
-        begun = [session.begun for session in book.sessions.values() if session.begun]
-        ended = [s.label.time // 1_000_000 for s in book.sessions.values() if s.label and s.ended]
-        first = min([*begun, *([media.first_written] if media.first_written else [])], default=0)
-        last = max([*begun, *ended, media.last_written], default=0)
-        if book.sessions and not last:
-            first = last = max(1, (label.write_time if label else 0) // 1_000_000)
-        end = book.end or media.bytes
-        status = media.status
-        if damages and not torn:
-            status = VolumeStatus.ERROR
-        elif not media.bytes or status is VolumeStatus.ERROR:
-            status = self._usable(label, end)
-        now = replace(media, bytes=end, status=status, first_written=first or last, last_written=last)
-        with self._catalog.transaction() as db:
-            write_media(db, now)
-            if label and not media.pool:
-                db.execute("UPDATE Media SET Pool=? WHERE MediaId=?", (label.pool, media.media_id))
-
-    def _usable(self, label: VolumeLabel | None, end: int) -> VolumeStatus:
-        """Whether jobs go on writing there: only on our own volumes, with room by their pool."""
-        pool = self._config.pools.get(label.pool) if label and self._config else None
-        if label is None or label.program != _PROGRAM or pool is None:
-            return VolumeStatus.USED
-        return VolumeStatus.FULL if end + DEFAULT_BLOCK >= pool.maximum_volume_bytes else VolumeStatus.APPEND
-
     def settle(self) -> None:
         """Put the jobs together."""
         if self._request.dry_run:
@@ -393,9 +365,3 @@ class _Scan:
             found = self._catalog.job_of(ids)
             if found:
                 job.job_id, job.name, job.status = found.job_id, found.name, found.status.word
-
-
-def _torn(damages: Sequence[Damage], size: int, book: VolumeBook) -> bool:
-    """Whether the only damage is a tail that a job left that never ended: the next job cuts it off."""
-    tail = [damage for damage in damages if damage.address >= book.end and damage.address + damage.length == size]
-    return len(tail) == len(damages) and any(not session.ended for session in book.sessions.values())

@@ -1,0 +1,270 @@
+"""The catalog brought back from the copies on magazines, and from the volumes that are newer than these."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from appliance.config.schema import Config
+from appliance.errors import MagbayError
+from appliance.host import files
+from appliance.magazines import attached
+from appliance.magazines.attached import Magazine
+from appliance.storage import copies, scanning
+from appliance.storage.catalog import Catalog, CatalogError, next_job_id
+from appliance.storage.copies import Copy
+from appliance.storage.joblog import LogCallback
+from appliance.storage.model import JobStatus, Level, Media, Stretch
+from appliance.storage.pools import reachable
+from appliance.storage.saved_files import FileWriter
+from appliance.storage.scanned import UNKNOWN
+from appliance.storage.scanning import ScanRequest, ScanResult
+from appliance.volumes.blocks import BLOCK_HEADER, BlockHeader, SessionIds
+
+_MOST = 10**9  # as in `scanned`
+
+
+@dataclass
+class Recovered:
+    """What was brought back: JobIds; *known* were there already; *left_out*: copies that were not used, and why."""
+
+    jobs: list[int] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    scan: ScanResult | None = None
+
+
+def run(
+    config: Config,
+    paths: Sequence[Path],
+    *,
+    scan: bool,
+    log: LogCallback,
+    progress: Callable[[int], None] = lambda count: None,
+    started: Callable[[int], None] = lambda total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Recovered:
+    """Enter the jobs of the copies in *paths* (default: on all magazines here) that the catalog does not have whole.
+
+    Nothing that it has is overwritten. With *scan* what volumes hold behind the end that is then known is scanned.
+    Raises `NotFoundError`, `CatalogError`.
+    """
+    result = Recovered()
+    attached.create_directories(config)
+    with Catalog(config.state_dir) as catalog:
+        catalog.recover()
+        found = _heads(copies.sources(config, paths), result)
+        here = {m.identity: m for m in attached.attached(config) if reachable(m)}
+        for copy, magazine in found:
+            if cancelled():
+                break
+            try:
+                _enter(catalog, copy, magazine, here, result)
+            except CatalogError:
+                raise
+            except MagbayError as error:
+                result.errors.append(error.message)
+        if scan and here and not cancelled():
+            request = ScanRequest(everything=True, newer=True)
+            result.scan = scanning.scan(
+                catalog,
+                config,
+                request,
+                list(here.values()),
+                log=log,
+                progress=progress,
+                started=started,
+                cancelled=cancelled,
+            )
+    return result
+
+
+def set_aside(state_dir: Path) -> str:
+    """Rename the present catalog, so that the next one to open it begins a new one; gives its new name, or nothing.
+
+    Raises `MagbayError` while a job runs, `OSError`.
+    """
+    path = state_dir / "catalog.db"
+    suffix = time.strftime(".before-%Y%m%dT%H%M%S")
+    if not path.exists():
+        return ""
+    with files.locked(state_dir / "catalog.lock"):
+        for running in (state_dir / "running").glob("[0-9]*"):
+            if _is_held(running):
+                hint = "Wait for it, or end it with 'magbay cancel'."
+                raise MagbayError(f"job {running.name} runs: its catalog cannot be set aside", hint=hint)
+        for part in ("-wal", "-shm", ""):
+            one = path.with_name(path.name + part)
+            if one.exists():
+                one.rename(path.with_name(path.name + suffix + part))
+    return path.name + suffix
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _heads(sources: Sequence[tuple[Path, Magazine | None]], result: Recovered) -> list[tuple[Copy, Magazine | None]]:
+    """The copies that can be read, each session once, in the order in which the jobs began."""
+    found: dict[SessionIds, tuple[Copy, Magazine | None]] = {}
+    for path, magazine in sources:
+        try:
+            copy = copies.read_head(path)
+        except MagbayError as error:
+            result.errors.append(error.message)
+            continue
+        found.setdefault(copy.ids, (copy, magazine))
+    return sorted(found.values(), key=lambda pair: (pair[0].job["started"], pair[0].job["job_id"]))
+
+
+def _enter(
+    catalog: Catalog, copy: Copy, magazine: Magazine | None, here: dict[str, Magazine], result: Recovered
+) -> None:
+    job = catalog.job_of(copy.ids)
+    if job and (job.status.good or job.status in (JobStatus.RUNNING, JobStatus.PURGED)):
+        result.known.append(job.job_id)
+        return
+    media = _placed(copy, magazine)
+    if _overwritten(copy, media, here):
+        result.left_out.append(f"job {copy.job['job_id']} {copy.job['name']}: its volumes were written anew since")
+        return
+    with catalog.transaction(durable=False) as db:
+        job_id = _enter_job(db, copy, job.job_id if job else None)
+    # The files first: until the last transaction the job is a failed one.
+    rows = FileWriter(catalog, job_id, again=True)
+    for saved in copies.records(copy, job_id):
+        rows.add(saved.file_index, saved.type, saved.path, saved.lstat, saved.digest)
+    rows.flush()
+    with catalog.transaction() as db:
+        _enter_places(db, copy, media, job_id)
+        db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus(copy.job["status"]).value, job_id))
+    result.jobs.append(job_id)
+
+
+def _placed(copy: Copy, magazine: Magazine | None) -> list[Media]:
+    """The volumes of the copy; those beside it are on its magazine, whatever that was called."""
+    placed = []
+    for item in copy.media:
+        beside = magazine is not None and magazine.path is not None and (magazine.path / item.name).exists()
+        placed.append(_moved(item, magazine) if beside and magazine else item)
+    return placed
+
+
+def _moved(media: Media, magazine: Magazine) -> Media:
+    return replace(media, magazine=magazine.name, identity=magazine.identity)
+
+
+def _overwritten(copy: Copy, media: Sequence[Media], here: dict[str, Magazine]) -> bool:
+    """Whether on a volume that is here another session's block stands where the job has its first."""
+    places = {item.name: here.get(item.identity) for item in media}
+    for name, _, _, start, _ in copy.stretches:
+        magazine = places.get(name)
+        if magazine is None or magazine.path is None:
+            continue
+        try:
+            with (magazine.path / name).open("rb", buffering=0) as file:
+                head = os.pread(file.fileno(), BLOCK_HEADER.size, start)
+        except OSError:
+            return True
+        header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
+        if header is None or header.ids != copy.ids:
+            return True
+    return False
+
+
+def _enter_job(db: sqlite3.Connection, copy: Copy, known: int | None) -> int:
+    """The job's row, as a failed one for now; what was known of it in part is forgotten."""
+    job = copy.job
+    if known is not None:
+        for table in ("File", "JobMedia", "Log", "Loose", "Scanned", "Job"):
+            db.execute(f"DELETE FROM {table} WHERE JobId=?", (known,))  # noqa: S608
+    job_id = _number(db, known or int(job["job_id"]))
+    columns = (
+        "JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, VolSessionTime, Started, "
+        "Finished, JobFiles, ReadBytes, JobBytes, JobErrors, Warnings, Client, Type"
+    )
+    keys = (
+        "pool", "fileset", "fileset_md5", "base", "session_id", "session_time", "started", "finished", "files", "bytes",
+        "job_bytes", "errors", "warnings", "client", "type",
+    )  # fmt: skip
+    values = job | {"base": _base(db, copy)}
+    level = Level(job["level"]).value
+    db.execute(
+        f"INSERT INTO Job({columns}) VALUES({', '.join('?' * 19)})",
+        (job_id, job["name"], level, JobStatus.FAILED.value, *(values[key] for key in keys)),
+    )
+    db.executemany(
+        "INSERT INTO Log(JobId, Time, Kind, Text) VALUES(?, ?, ?, ?)", [(job_id, *line) for line in copy.log]
+    )
+    return job_id
+
+
+def _number(db: sqlite3.Connection, wanted: int) -> int:
+    """The JobId *wanted*, or the next one when another job has it."""
+    taken = db.execute("SELECT 1 FROM Job WHERE JobId=?", (wanted,)).fetchone()
+    return wanted if not taken and 0 < wanted < _MOST else next_job_id(db)
+
+
+def _base(db: sqlite3.Connection, copy: Copy) -> int | None:
+    """The JobId of what the job builds on. One that is not known yet gets a row, so that it is missed and not lost."""
+    if copy.base is None:
+        return None
+    ids, wanted, name = copy.base
+    pair = (ids.session_id, ids.session_time)
+    found = db.execute("SELECT JobId FROM Job WHERE VolSessionId=? AND VolSessionTime=?", pair).fetchone()
+    if found:
+        return int(found[0])
+    job_id = _number(db, wanted)
+    db.execute(
+        "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, VolSessionId, VolSessionTime, "
+        "Started, Finished) VALUES(?, ?, 'F', ?, '', '', '', ?, ?, ?, ?)",
+        (job_id, UNKNOWN, JobStatus.FAILED.value, *pair, ids.session_time, int(time.time())),
+    )
+    db.execute("INSERT INTO Scanned(JobId) VALUES(?)", (job_id,))
+    text = f"job {name} is known only because a later one builds on it: plug in its magazine and restore or scan it"
+    db.execute("INSERT INTO Log(JobId, Time, Kind, Text) VALUES(?, ?, 'error', ?)", (job_id, int(time.time()), text))
+    return job_id
+
+
+def _enter_places(db: sqlite3.Connection, copy: Copy, media: Sequence[Media], job_id: int) -> None:
+    numbers = {item.name: _enter_media(db, item) for item in media}
+    stretches = [Stretch(numbers[name], *numbers_of) for name, *numbers_of in copy.stretches]
+    db.executemany(
+        "INSERT INTO JobMedia(JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress) "
+        "VALUES(?, ?, ?, ?, ?, ?)",
+        [(job_id, s.media_id, s.first_index, s.last_index, s.start, s.end) for s in stretches],
+    )
+    db.executemany(
+        "INSERT INTO Session(VolSessionId, VolSessionTime) VALUES(?, ?) ON CONFLICT DO NOTHING",
+        [(ids.session_id, ids.session_time) for ids in copy.sessions if 0 < ids.session_id < _MOST],
+    )
+
+
+def _enter_media(db: sqlite3.Connection, item: Media) -> int:
+    """The volume's row as the newest of the copies has it."""
+    found = db.execute("SELECT MediaId, VolBytes FROM Media WHERE VolumeName=?", (item.name,)).fetchone()
+    values = (item.bytes, item.status.value, item.first_written, item.last_written)
+    if found is None:
+        db.execute(
+            "INSERT INTO Media(VolBytes, VolStatus, FirstWritten, LastWritten, VolumeName, Magazine, Identity, Pool) "
+            "VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, item.name, item.magazine, item.identity, item.pool),
+        )
+        found = db.execute("SELECT MediaId, VolBytes FROM Media WHERE VolumeName=?", (item.name,)).fetchone()
+    elif found[1] < item.bytes:
+        db.execute(
+            "UPDATE Media SET VolBytes=?, VolStatus=?, FirstWritten=?, LastWritten=? WHERE MediaId=?",
+            (*values, found[0]),
+        )
+    return int(found[0])

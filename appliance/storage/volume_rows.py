@@ -1,0 +1,80 @@
+"""The catalog's row of a volume that was scanned: how far it is known, its end, its times, its status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from appliance.config.schema import Config
+from appliance.storage.catalog import Catalog, write_media
+from appliance.storage.model import Media, VolumeStatus
+from appliance.storage.scanned import VolumeBook
+from appliance.volumes.bb03 import VolumeKeys
+from appliance.volumes.blocks import DEFAULT_BLOCK
+from appliance.volumes.labels import VolumeLabel
+from appliance.volumes.reader import Block, Damage, VolumeReader
+
+PROGRAM = "magbay"  # in the labels of our volumes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a volume turned out to be. *size* of its file in bytes."""
+
+    label: VolumeLabel | None
+    book: VolumeBook
+    damages: Sequence[Damage]
+    size: int
+
+    @property
+    def torn(self) -> bool:
+        """Whether the only damage is a tail that a job left that never ended: the next job cuts it off."""
+        end = self.book.end
+        tail = [one for one in self.damages if one.address >= end and one.address + one.length == self.size]
+        return len(tail) == len(self.damages) and any(not session.ended for session in self.book.sessions.values())
+
+
+def covered(catalog: Catalog, path: Path, media: Media | None, keys: VolumeKeys | None) -> int:
+    """Up to which address the catalog knows what is on the volume: the end of its label, or of a stretch."""
+    if media is None:
+        return 0
+    with VolumeReader(path, keys) as reader:
+        first = next(reader.blocks(), None)
+        at = len(first.data) if isinstance(first, Block) else 0
+    query = "SELECT StartAddress, EndAddress FROM JobMedia WHERE MediaId=? AND FirstIndex>0 ORDER BY StartAddress"
+    for start, end in list(catalog.rows(query, (media.media_id,))):
+        if start > at:
+            break
+        at = max(at, end + 1)
+    return at
+
+
+def finish(catalog: Catalog, config: Config | None, media: Media, found: Found) -> None:
+    """Enter the volume's end, times and status, as far as they can be told from itself."""
+    sessions = found.book.sessions.values()
+    begun = [session.begun for session in sessions if session.begun]
+    ended = [session.label.time // 1_000_000 for session in sessions if session.label and session.ended]
+    first = min([*begun, *([media.first_written] if media.first_written else [])], default=0)
+    last = max([*begun, *ended, media.last_written], default=0)
+    if sessions and not last:
+        first = last = max(1, (found.label.write_time if found.label else 0) // 1_000_000)
+    end = found.book.end or media.bytes
+    status = media.status
+    if found.damages and not found.torn:
+        status = VolumeStatus.ERROR
+    elif not media.bytes or status is VolumeStatus.ERROR:
+        status = _usable(config, found.label, end)
+    now = replace(media, bytes=end, status=status, first_written=first or last, last_written=last)
+    with catalog.transaction() as db:
+        write_media(db, now)
+        if found.label and not media.pool:
+            db.execute("UPDATE Media SET Pool=? WHERE MediaId=?", (found.label.pool, media.media_id))
+
+
+def _usable(config: Config | None, label: VolumeLabel | None, end: int) -> VolumeStatus:
+    """Whether jobs go on writing there: only on our own volumes, with room by their pool."""
+    pool = config.pools.get(label.pool) if label and config else None
+    if label is None or label.program != PROGRAM or pool is None:
+        return VolumeStatus.USED
+    return VolumeStatus.FULL if end + DEFAULT_BLOCK >= pool.maximum_volume_bytes else VolumeStatus.APPEND
