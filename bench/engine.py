@@ -1,25 +1,32 @@
-"""Backup and restore of large files beside `cp -a` + `sync` of the same tree, in one run, interleaved.
+"""The engine beside its peers, in one run, interleaved: medians and ratios.
 
-    python bench/engine.py [-n ROUNDS] [--size MIB] [--scratch DIR]
+    python -m bench.engine [-n ROUNDS] [--size MIB] [--files COUNT] [--scratch DIR] [large|small|list …]
 
-Prints a table of medians. Needs three times the size of the tree in the scratch directory.
+large: backup of large files beside `cp -a` + `sync`, `md5sum` and Bacula's whole job; restore beside `bextract`.
+small: many files of 1 to 16 KiB beside `tar c | cat > file` and Bacula's whole job.
+list: listing a volume beside reading its file.
+Needs five times the size of the tree in the scratch directory.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
+import random
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-_FILES = 8
+from bench.bacula import Bacula, extract, missing
+
+_LARGE_FILES = 8
 _CONFIG = """\
 state_dir: state
 run_dir: run
@@ -28,20 +35,34 @@ magazines:
   - {name: m1, directory: m1}
 pools:
   Default: {maximum_volume_bytes: 100GB, signature: MD5}
+  Plain: {maximum_volume_bytes: 100GB, signature: none}
   Sha: {maximum_volume_bytes: 100GB, signature: SHA256}
 """
+Seconds = dict[str, float]
 
 
-def make_tree(tree: Path, size: int) -> int:
+def large_tree(tree: Path, size: int) -> int:
     """Random files of together *size* bytes, which no disk can compress."""
     tree.mkdir()
-    for number in range(_FILES):
+    for number in range(_LARGE_FILES):
         with open(tree / f"large-{number}.bin", "wb") as file:
-            left = size // _FILES
+            left = size // _LARGE_FILES
             while left:
                 left -= file.write(os.urandom(min(left, 1 << 20)))
-    subprocess.run(["sync"], check=True)
-    return size // _FILES * _FILES
+    return size // _LARGE_FILES * _LARGE_FILES
+
+
+def small_tree(tree: Path, count: int) -> int:
+    """*count* random files of 1 to 16 KiB, 500 in a directory; gives their bytes."""
+    pick, blob, total = random.Random(7), os.urandom(1 << 20), 0  # noqa: S311 - no secret
+    for number in range(count):
+        folder = tree / f"{number // 500:04}"
+        if number % 500 == 0:
+            folder.mkdir(parents=True)
+        size, at = pick.randint(1 << 10, 16 << 10), pick.randrange(1 << 19)
+        (folder / f"file-{number:06}.dat").write_bytes(blob[at : at + size])
+        total += size
+    return total
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -52,70 +73,163 @@ def timed(action: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def magbay(config: Path, *words: str) -> None:
-    """Run the command line; fails loudly."""
-    subprocess.run(
-        [sys.executable, "-m", "appliance", "--config", str(config), *words], check=True, stdout=subprocess.DEVNULL
-    )
+def shell(command: str, *words: Path) -> None:
+    """Run a line of shell, *words* are $1 and so on."""
+    subprocess.run(["sh", "-c", command, "sh", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
 
-def one_round(scratch: Path, tree: Path) -> dict[str, float]:
+class Engine:
+    """Our side: a configuration with one magazine in *scratch*."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._config = scratch / "magbay.yaml"
+        self._config.write_text(_CONFIG)
+        self.volume = scratch / "m1" / "m1-0001"
+
+    def run(self, *words: str | Path) -> None:
+        """Run the command line; fails loudly."""
+        argv = [sys.executable, "-m", "appliance", "--config", self._config, *words]
+        subprocess.run([str(word) for word in argv], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def forget(self) -> None:
+        """Volumes and catalog away."""
+        for name in ("m1", "state", "run"):
+            shutil.rmtree(self._scratch / name, ignore_errors=True)
+
+
+@contextmanager
+def peer(scratch: Path, make: Callable[[Path], int]) -> Iterator[tuple[Bacula, int]]:
+    """A running Bacula and the bytes of its tree."""
+    bacula = Bacula(scratch / "bacula")
+    try:
+        size = make(bacula.tree)
+        bacula.start()
+        yield bacula, size
+    finally:
+        bacula.stop()
+
+
+def large_round(scratch: Path, bacula: Bacula) -> Seconds:
     """Each way once; leaves only the tree."""
-    copy, out = scratch / "copy", scratch / "out"
-    config = scratch / "magbay.yaml"
-    config.write_text(_CONFIG)
-
-    def copied() -> None:
-        subprocess.run(["cp", "-a", str(tree), str(copy)], check=True)
-        subprocess.run(["sync"], check=True)
-
-    def restored() -> None:
-        magbay(config, "restore", "--to", str(out))
-        subprocess.run(["sync"], check=True)
-
-    seconds = {"cp -a + sync": timed(copied)}
+    tree, copy, out = bacula.tree, scratch / "copy", scratch / "out"
+    engine = Engine(scratch)
+    took: Seconds = {}
+    took["cp -a + sync"] = timed(lambda: shell('cp -a "$1" "$2" && sync', tree, copy))
     shutil.rmtree(copy)
-    seconds["backup (SHA256)"] = timed(lambda: magbay(config, "backup", "--pool", "Sha", str(tree)))
-    shutil.rmtree(scratch / "m1")
-    shutil.rmtree(scratch / "state")
-    seconds["backup (MD5)"] = timed(lambda: magbay(config, "backup", str(tree)))
-    seconds["restore + sync"] = timed(restored)
-    subprocess.run(["diff", "-r", str(tree), str(out / tree.relative_to("/"))], check=True)
-    for name in ("out", "m1", "state"):
-        shutil.rmtree(scratch / name)
-    return seconds
+    took["md5sum"] = timed(lambda: shell('md5sum "$1"/*', tree))
+    took["Bacula, MD5"] = timed(bacula.backup)
+    for pool, what in (("Plain", "backup, no digest"), ("Sha", "backup, SHA256"), ("Default", "backup, MD5")):
+        engine.forget()
+        took[what] = timed(lambda pool=pool: engine.run("backup", "--pool", pool, tree))  # type: ignore[misc]
+    took["bextract + sync"] = timed(lambda: (out.mkdir(), extract(engine.volume, out), shell("sync")))
+    shell('diff -r "$1" "$2"', tree, out / tree.relative_to("/"))
+    shutil.rmtree(out)
+    took["restore + sync"] = timed(lambda: (engine.run("restore", "--to", out), shell("sync")))
+    shell('diff -r "$1" "$2"', tree, out / tree.relative_to("/"))
+    shutil.rmtree(out)
+    engine.forget()
+    bacula.forget()
+    return took
 
 
-def digest_speeds() -> dict[str, float]:
-    """Bytes a second of one digest on one processor: no backup with that signature can be faster."""
-    data = memoryview(os.urandom(1 << 20))
-    speeds = {}
-    for name in ("SHA256", "MD5"):
-        began = time.monotonic()
-        for _ in range(256):
-            hashlib.new(name, data, usedforsecurity=False)
-        speeds[name] = len(data) * 256 / (time.monotonic() - began)
-    return speeds
+def small_round(scratch: Path, bacula: Bacula) -> Seconds:
+    """Each way once; what it makes stays, as ext4 is slow to make files for minutes after as many were deleted."""
+    tree = bacula.tree
+    scratch = Path(tempfile.mkdtemp(dir=scratch))
+    out, again = scratch / "out", scratch / "again"
+    engine = Engine(scratch)
+    took: Seconds = {}
+    took["tar c | cat > file"] = timed(lambda: shell('tar cf - "$1" 2> /dev/null | cat > "$2"', tree, scratch / "tar"))
+    (scratch / "tar").unlink()
+    took["Bacula, MD5"] = timed(bacula.backup)
+    took["backup, MD5"] = timed(lambda: engine.run("backup", tree))
+    took["bextract + sync"] = timed(lambda: (out.mkdir(), extract(engine.volume, out), shell("sync")))
+    took["restore + sync"] = timed(lambda: (engine.run("restore", "--to", again), shell("sync")))
+    shell('diff -r "$1" "$2"', tree, again / tree.relative_to("/"))
+    bacula.forget()
+    return took
+
+
+def list_round(scratch: Path, tree: Path) -> Seconds:
+    """Listing of one volume beside reading it, both from cache."""
+    engine = Engine(scratch)
+    if not engine.volume.exists():
+        engine.run("backup", tree)
+    shell('cat "$1" > /dev/null', engine.volume)
+    took = {"cat > /dev/null": timed(lambda: shell('cat "$1" > /dev/null', engine.volume))}
+    took["volume list"] = timed(lambda: engine.run("volume", "list", engine.volume))
+    return took
+
+
+def median(rounds: list[Seconds]) -> Seconds:
+    """Of each row."""
+    return {what: statistics.median(one[what] for one in rounds) for what in rounds[0]}
+
+
+def table(title: str, seconds: Seconds, size: int, files: int, peers: dict[str, tuple[str, float]]) -> None:
+    """*peers*: row to what it is compared with and the time (seconds) of that."""
+    print(f"\n{title} ({size / 1e6:.0f} MB in {files} files)")
+    print(f"{'':28}{'seconds':>9}{'MB/s':>9}{'files/s':>9}")
+    for what, took in seconds.items():
+        print(f"{what:28}{took:9.2f}{size / 1e6 / took:9.0f}{files / took:9.0f}")
+    for what, (name, goal) in peers.items():
+        print(f"{what} is {goal / seconds[what]:.2f} times as fast as {name}")
+
+
+def large(scratch: Path, rounds: int, size: int) -> None:
+    """Large files."""
+    with peer(scratch, lambda tree: large_tree(tree, size)) as (bacula, total):
+        took = median([large_round(scratch, bacula) for _ in range(rounds)])
+    slower = max(took["cp -a + sync"], took["md5sum"])
+    table("large files", took, total, _LARGE_FILES, {
+        "backup, MD5": ("the slower of cp + sync and md5sum", slower),
+        "backup, no digest": ("cp + sync", took["cp -a + sync"]),
+        "restore + sync": ("bextract", took["bextract + sync"]),
+    })  # fmt: skip
+    print(f"backup, MD5 is {took['Bacula, MD5'] / took['backup, MD5']:.2f} times as fast as Bacula")
+
+
+def small(scratch: Path, rounds: int, count: int) -> None:
+    """Small files."""
+    with peer(scratch, lambda tree: small_tree(tree, count)) as (bacula, total):
+        took = median([small_round(scratch, bacula) for _ in range(rounds)])
+    table("small files", took, total, count, {
+        "backup, MD5": ("Bacula", took["Bacula, MD5"]),
+        "restore + sync": ("bextract", took["bextract + sync"]),
+    })  # fmt: skip
+    print(f"backup, MD5 takes {took['backup, MD5'] / took['tar c | cat > file']:.2f} times as long as tar")
+
+
+def listing(scratch: Path, rounds: int, size: int) -> None:
+    """Listing."""
+    tree = scratch / "tree"
+    total = large_tree(tree, size)
+    took = median([list_round(scratch, tree) for _ in range(rounds)])
+    table("listing a volume", took, total, _LARGE_FILES, {"volume list": ("cat", took["cat > /dev/null"])})
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("-n", type=int, default=3, metavar="ROUNDS", help="median of so many rounds (default: 3)")
-    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="size of the tree (default: 1024)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="large, small, list (default: all)")
+    parser.add_argument("-n", type=int, default=5, metavar="ROUNDS", help="median of so many rounds (default: 5)")
+    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="of the large files (default: 1024)")
+    parser.add_argument("--files", type=int, default=100_000, metavar="COUNT", help="small ones (default: 100000)")
     parser.add_argument("--scratch", type=Path, help="where to work (default: the temporary directory)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="magbay-bench-", dir=args.scratch) as name:
-        scratch = Path(name).resolve()
-        size = make_tree(scratch / "tree", args.size << 20)
-        rounds = [one_round(scratch, scratch / "tree") for _ in range(args.n)]
-    medians = {what: statistics.median(one[what] for one in rounds) for what in rounds[0]}
-    medians |= {f"{name} alone, in memory": size / speed for name, speed in digest_speeds().items()}
-    base = medians["cp -a + sync"]
-    print(f"{'':26}{'seconds':>9}{'MB/s':>9}{'of cp':>8}   ({size / 1e6:.0f} MB in {_FILES} files, median of {args.n})")
-    for what, seconds in medians.items():
-        print(f"{what:26}{seconds:9.2f}{size / 1e6 / seconds:9.0f}{base / seconds:8.2f}")
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    if absent := missing():
+        sys.exit(absent)
+    work: dict[str, Callable[[Path], None]] = {
+        "large": lambda scratch: large(scratch, args.n, args.size << 20),
+        "small": lambda scratch: small(scratch, args.n, args.files),
+        "list": lambda scratch: listing(scratch, args.n, args.size << 20),
+    }
+    for part in args.parts or work:
+        with tempfile.TemporaryDirectory(prefix="magbay-bench-", dir=args.scratch) as name:
+            work[part](Path(name).resolve())
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"\nlargest process: {most:.0f} MiB; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ changer: {{name: c0, drives: 2, slots: 200}}
 magazines:
 {magazines}
 pools:
-  Default: {{maximum_volume_bytes: 2MB}}
+  Default: {{maximum_volume_bytes: {volume_bytes}}}
 director:
   kind: bacula
   console_config: bconsole.conf
@@ -113,7 +113,13 @@ class Rig:
     """Daemons and magazines below *root*. `stop` ends every process that was started."""
 
     def __init__(
-        self, root: Path, magazines: int = 2, volumes: int = 4, storage: str = "chg", pool: str = "Default"
+        self,
+        root: Path,
+        magazines: int = 2,
+        volumes: int = 4,
+        storage: str = "chg",
+        pool: str = "Default",
+        volume_bytes: str = "2MB",
     ) -> None:
         """Where *storage* has blanks, the paths have some too."""
         self.root, self.changer = root, CHANGER
@@ -126,7 +132,7 @@ class Rig:
         folders = {name: f"magazine {name}" if blank else name for name in names}
         lines = "\n".join(f"  - {{name: {name}, directory: {folder}}}" for name, folder in folders.items())
         run = "my run" if blank else "run"
-        text = _MAGBAY.format(magazines=lines, run=run, storage=storage, pool=pool)
+        text = _MAGBAY.format(magazines=lines, run=run, storage=storage, pool=pool, volume_bytes=volume_bytes)
         # Then the Media Type is the storage's name, and the Director is asked for it.
         self.file.write_text(text.replace("  media_type: magbay\n", "") if blank else text)
         for name, folder in folders.items():
