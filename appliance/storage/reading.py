@@ -12,6 +12,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
 from typing import Protocol
 
 # Source: volume format, 7.1 and 7.2.
@@ -35,9 +36,14 @@ class Hash(Protocol):
         """The digest of all bytes so far."""
 
 
+@lru_cache
+def _fresh(algorithm: str) -> hashlib._Hash:
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
 def new_hash(algorithm: str) -> Hash:
     """A hash of `hashlib`'s name *algorithm*, for finding damage, not for secrets."""
-    return hashlib.new(algorithm, usedforsecurity=False)
+    return _fresh(algorithm).copy()  # a fifth of the time of a new one
 
 
 class Reader:
@@ -56,20 +62,26 @@ class Reader:
         self._reads.shutdown()
         self._digests.shutdown()
 
+    def whole(self, descriptor: int, size: int, digest: Hash | None) -> memoryview:
+        """The first *size* bytes of a file, at most `BUFFER`; fewer when it ends before. Valid until the next file.
+
+        *digest* has seen them. Raises `OSError`.
+        """
+        self._settle(0)
+        piece = self._buffers[0][:size]
+        got = os.preadv(descriptor, (piece,), 0)
+        if got < size:
+            got += _fill(descriptor, piece[got:], got)
+            piece = piece[:got]
+        if digest and got:
+            digest.update(piece)
+        return piece
+
     def plain(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
-        """The first *size* bytes of the file; fewer when it ends before. A piece is valid until the next one is taken,
-        but those of a file that fits one buffer stay valid until the next file.
+        """The first *size* bytes of the file; fewer when it ends before. A piece is valid until the next one is taken.
 
         When the iterator is exhausted *digest* has seen all of them. Raises `OSError`.
         """
-        if size <= BUFFER:
-            piece = self._buffers[0][:size]
-            self._settle(0)
-            got = _fill(descriptor, piece, 0)
-            if digest and got:
-                digest.update(piece[:got])
-            yield from _cut(piece[:got])
-            return
         try:
             yield from self._large(descriptor, size, digest)
         finally:
@@ -91,7 +103,7 @@ class Reader:
                 got = read.result()
                 piece = self._buffers[turn][:got]
                 self._digest(digest, turn, [piece])
-                yield from _cut(piece)
+                yield from cut(piece)
                 if got < wanted:
                     return
         finally:
@@ -176,7 +188,8 @@ def _fill(descriptor: int, view: memoryview, offset: int) -> int:
     return done
 
 
-def _cut(view: memoryview) -> Iterator[memoryview]:
+def cut(view: memoryview) -> Iterator[memoryview]:
+    """*view* in pieces of at most `CHUNK` bytes."""
     for at in range(0, len(view), CHUNK):
         yield view[at : at + CHUNK]
 

@@ -26,13 +26,13 @@ class FileWriter:
     def __init__(self, catalog: Catalog, job_id: int, *, again: bool = False) -> None:
         self._catalog = catalog
         self._job_id = job_id
-        self._waiting: list[SavedFile] = []
+        self._waiting: list[tuple[int, int, bytes, str, str]] = []
         self._paths: dict[bytes, int] = {}
         self._insert = "INSERT INTO File VALUES(?, ?, ?, ?, ?, ?, ?)" + (" ON CONFLICT DO NOTHING" if again else "")
 
     def add(self, file_index: int, kind: int, path: bytes, lstat: str, digest: str) -> None:
         """Enter one saved thing. Raises `CatalogError`."""
-        self._waiting.append(SavedFile(self._job_id, file_index, kind, path, lstat, digest))
+        self._waiting.append((file_index, int(kind), path, lstat, digest))
         if len(self._waiting) >= _BATCH:
             self.flush()
 
@@ -42,22 +42,19 @@ class FileWriter:
             return
         with self._catalog.transaction(durable=False) as db:
             rows = []
-            for saved in self._waiting:
-                cut = saved.path.rfind(b"/") + 1
-                path_id = self._path_id(db, saved.path[:cut])
-                row = (saved.job_id, saved.file_index, path_id, saved.path[cut:], saved.type, saved.lstat, saved.digest)
-                rows.append(row)
+            for index, kind, path, lstat, digest in self._waiting:
+                cut = path.rfind(b"/") + 1
+                path_id = self._paths.get(path[:cut]) or self._path_id(db, path[:cut])
+                rows.append((self._job_id, index, path_id, path[cut:], kind, lstat, digest))
             db.executemany(self._insert, rows)
         self._waiting.clear()
 
     def _path_id(self, db: sqlite3.Connection, path: bytes) -> int:
-        known = self._paths.get(path)
-        if known is None:
-            db.execute("INSERT OR IGNORE INTO Path(Path) VALUES(?)", (path,))
-            (known,) = db.execute("SELECT PathId FROM Path WHERE Path=?", (path,)).fetchone()
-            if len(self._paths) >= _PATHS:
-                self._paths.clear()
-            self._paths[path] = int(known)
+        db.execute("INSERT OR IGNORE INTO Path(Path) VALUES(?)", (path,))
+        (known,) = db.execute("SELECT PathId FROM Path WHERE Path=?", (path,)).fetchone()
+        if len(self._paths) >= _PATHS:
+            self._paths.clear()
+        self._paths[path] = int(known)
         return int(known)
 
 

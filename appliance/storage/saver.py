@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 import stat as modes
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ from appliance.storage import compressing, extras
 from appliance.storage.accurate import Gone
 from appliance.storage.compressing import Compressor
 from appliance.storage.joblog import JobLog
-from appliance.storage.reading import BUFFER, OFFSET, Hash, Reader, new_hash, zeros
+from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Hash, Reader, cut, new_hash, zeros
 from appliance.storage.saved_files import FileWriter, text
 from appliance.storage.saving_options import FileOptions, SavingOptions
 from appliance.storage.walk import Found
-from appliance.volumes.attributes import FileType, pack_attributes
-from appliance.volumes.stat64 import EncodedStat
+from appliance.volumes.attributes import FileType, join_attributes
+from appliance.volumes.stat64 import EncodedStat, pack_stat
 from appliance.volumes.streams import DIGEST_STREAMS, Stream
 from appliance.volumes.writer import SessionWriter
 
@@ -100,7 +100,7 @@ class Saver:
         if self._cancelled():
             raise Cancelled
         stat = EncodedStat(mtime=gone.mtime, ctime=gone.ctime, data_stream=Stream.FILE_DATA)
-        self._begin(FileType.DELETED, gone.path, stat)
+        self._begin(FileType.DELETED, gone.path, stat.pack())
         self.deleted += 1
 
     def trouble(self, path: bytes, error: OSError) -> None:
@@ -129,24 +129,23 @@ class Saver:
     def _plain(
         self, found: Found, kind: FileType, name: bytes, more: list[tuple[Stream, bytes]], link: bytes = b""
     ) -> int:
-        index = self._begin(kind, name, EncodedStat.of(found.stat), link)
+        index = self._begin(kind, name, pack_stat(found.stat), link)
         self._write_extras(index, more)
         return index
 
-    def _begin(self, kind: FileType, name: bytes, stat: EncodedStat, link: bytes = b"", digest: bytes = b"") -> int:
+    def _begin(self, kind: FileType, name: bytes, numbers: bytes, link: bytes = b"", digest: bytes = b"") -> int:
         """Attributes record and, unless the digest is still to come, the catalog row."""
         index = self.files + 1
-        data = pack_attributes(index, kind, name, stat, link)
-        self._writer.write_record(index, Stream.UNIX_ATTRIBUTES, data)
+        self._writer.write_record(index, Stream.UNIX_ATTRIBUTES, join_attributes(index, kind, name, numbers, link))
         self.files = index
-        self._lstat = data.split(b"\0", 2)[1].decode("ascii")
+        self._lstat = numbers.decode("ascii")
         if kind is not FileType.REGULAR and kind is not FileType.EMPTY:
             self._row(index, kind, name, digest)
         return index
 
     def _row(self, index: int, kind: FileType, name: bytes, digest: bytes) -> None:
         """Enter the file whose attributes were written last."""
-        encoded = base64.b64encode(digest).rstrip(b"=").decode("ascii") if digest else ""
+        encoded = binascii.b2a_base64(digest, newline=False).rstrip(b"=").decode("ascii") if digest else ""
         self._rows.add(index, kind, name, self._lstat, encoded)
 
     def _write_extras(self, index: int, more: list[tuple[Stream, bytes]]) -> None:
@@ -170,8 +169,8 @@ class Saver:
         except OSError as error:
             self._log.warning(f"{text(found.path)}: its extended attributes are not saved: {error.strerror}")
             more = []
-        stat = EncodedStat.of(found.stat, link_fi=first.file_index)
-        index = self._begin(FileType.HARD_LINK, found.path, stat, first.path, first.digest)
+        numbers = pack_stat(found.stat, link_fi=first.file_index)
+        index = self._begin(FileType.HARD_LINK, found.path, numbers, first.path, first.digest)
         self._write_extras(index, more)
         self._write_digest(index, first.digest, first.algorithm)
         first.names_left -= 1
@@ -213,8 +212,28 @@ class Saver:
             pieces = self._reader.plain(descriptor, size, digest)
         else:
             # It fits the buffer: all of it is read before its attributes are written.
-            pieces = iter(list(self._reader.plain(descriptor, size, digest)) if size else [])
+            whole = self._reader.whole(descriptor, size, digest)
+            if len(whole) == size <= CHUNK and not self._options.level:
+                return self._write_small(found, status, more, whole, digest)
+            pieces = cut(whole)
         return self._write(found, status, more, pieces, digest, sparse=False)
+
+    def _write_small(
+        self,
+        found: Found,
+        status: os.stat_result,
+        more: list[tuple[Stream, bytes]],
+        data: memoryview,
+        digest: Hash | None,
+    ) -> bytes:
+        """As `_write` for a file whose *data* are one record at most, as most files'."""
+        kind = FileType.REGULAR if data else FileType.EMPTY
+        index = self._begin(kind, found.path, pack_stat(status))
+        if data:
+            self._writer.write_record(index, Stream.FILE_DATA, data)
+            self.bytes += len(data)
+            self._advance(len(data))
+        return self._write_end(index, kind, found, more, digest)
 
     def _write(
         self,
@@ -227,11 +246,17 @@ class Saver:
     ) -> bytes:
         """All records of a regular file; gives its digest."""
         kind = FileType.REGULAR if status.st_size else FileType.EMPTY
-        stat = EncodedStat.of(status, data_stream=_STREAMS[sparse, self._options.level > 0])
-        index = self._begin(kind, found.path, stat)
+        numbers = pack_stat(status, data_stream=_STREAMS[sparse, self._options.level > 0])
+        index = self._begin(kind, found.path, numbers)
         reached = self._write_data(index, pieces, found, sparse)
         if reached < status.st_size:
             self._fill_up(index, status.st_size - reached, found, digest, reached if sparse else None)
+        return self._write_end(index, kind, found, more, digest)
+
+    def _write_end(
+        self, index: int, kind: FileType, found: Found, more: list[tuple[Stream, bytes]], digest: Hash | None
+    ) -> bytes:
+        """What follows the data: ACL, extended attributes, digest; and the catalog row."""
         self._write_extras(index, more)
         value = digest.digest() if digest else b""
         self._write_digest(index, value, self._options.algorithm)
@@ -285,7 +310,7 @@ class Saver:
         self._writer.write_record(index, _STREAMS[sparse, level > 0], data)
 
     def _warn_if_changed(self, found: Found, before: os.stat_result, after: os.stat_result) -> None:
-        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+        if before.st_mtime_ns != after.st_mtime_ns or before.st_size != after.st_size:
             self._log.warning(f"{text(found.path)} changed while it was being read")
 
 

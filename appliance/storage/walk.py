@@ -14,6 +14,7 @@ import stat as modes
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from appliance.errors import NotFoundError
 from appliance.storage.limits import Limits
@@ -28,8 +29,7 @@ Trouble = Callable[[bytes, OSError], None]
 """Told of what cannot be read."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """One thing to be saved. *path* is absolute; *name* is opened relative to the directory *parent* (-1: cwd)."""
 
     path: bytes

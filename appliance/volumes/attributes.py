@@ -74,9 +74,14 @@ class Attributes:
 
 def pack_attributes(file_index: int, ftype: int, name: bytes, stat: EncodedStat, link: bytes = b"") -> bytes:
     """The data of a UNIX_ATTRIBUTES record. *name* of a directory ends in a slash. `VolumeError` on a NUL inside."""
+    return join_attributes(file_index, ftype, name, stat.pack(), link)
+
+
+def join_attributes(file_index: int, ftype: int, name: bytes, numbers: bytes, link: bytes = b"") -> bytes:
+    """As `pack_attributes`, with the *numbers* packed already."""
     if b"\0" in name or b"\0" in link or not name:
         raise VolumeError(f"{name!r} cannot be the name of a saved file")
-    return b"%d %d %s\0%s\0%s\0\0%s\0" % (file_index, ftype, name, stat.pack(), link, b"0")
+    return b"%d %d %b\x00%b\x00%b\x00\x000\x00" % (file_index, ftype, name, numbers, link)
 
 
 def _decimal(text: bytes, what: str) -> int:

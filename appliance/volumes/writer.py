@@ -67,6 +67,18 @@ class SessionWriter:
         if file_index <= 0 or left >= MAX_RECORD:
             raise VolumeError(f"a record of {left} bytes for file {file_index} cannot be written")
         self.job_bytes += left
+        begin = self._used + _HEAD
+        if begin + left <= self._size:
+            self._note(file_index)
+            RECORD_HEADER.pack_into(self._view, self._used, file_index, stream, left)
+            self._used = begin + left
+            self._view[begin : self._used] = data
+            return
+        self._write_split(file_index, stream, data)
+
+    def _write_split(self, file_index: int, stream: int, data: bytes | bytearray | memoryview) -> None:
+        """A record that does not fit into what is left of the block."""
+        left = len(data)
         if self._size - self._used < _HEAD:
             self.flush()
         start = 0
