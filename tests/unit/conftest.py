@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from tests.unit.leaks import pytest_runtest_makereport, watch_for_keys
 
 __all__ = ["pytest_runtest_makereport", "watch_for_keys"]
+
+# A machine with other work is no defect.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture
