@@ -46,7 +46,7 @@ class Announcer:
     """Compares what is with what was told."""
 
     def __init__(self, config: Config, host: Host) -> None:
-        self._config, self._host = config, host
+        self.config, self._host = config, host
         self._file = config.run_dir / "told.json"
         self._told = self._read()
 
@@ -99,7 +99,7 @@ class Announcer:
     async def _hook(self, before: _Told, report: DiskReport) -> None:
         if not report.magazine or report.state.value == before.state:
             return
-        hooks, event = self._config.hooks, ""
+        hooks, event = self.config.hooks, ""
         if report.state is State.MOUNTED and before.state not in _READY and hooks.arrived:
             event = "arrived"
         elif report.state is State.SAFE and hooks.safe_to_remove:

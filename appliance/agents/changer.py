@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.agents.director import DirectorLink
@@ -12,22 +14,39 @@ from appliance.agents.names import CHANGER as BUS_NAME
 from appliance.agents.names import CHANGER_ROOT as ROOT
 from appliance.agents.names import MEDIA
 from appliance.agents.onattach import AttachedJobs
+from appliance.agents.settings import Reloading
 from appliance.changer.service import Changer, Slot
-from appliance.config.loader import load
-from appliance.config.schema import DirectorKind
+from appliance.config.accepted import in_force
+from appliance.config.schema import Config, DirectorKind
 from appliance.director.sync import Director
 from appliance.errors import MagbayError
 from appliance.host.api import Host, Interface
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What follows from the configuration."""
+
+    changer: Changer
+    link: DirectorLink | None
+    jobs: AttachedJobs | None
 
 
 class ChangerAgent:
     """One instance is `magbay-changer.service`."""
 
     def __init__(
-        self, changer: Changer, host: Host, link: DirectorLink | None = None, jobs: AttachedJobs | None = None
+        self,
+        changer: Changer,
+        host: Host,
+        link: DirectorLink | None = None,
+        jobs: AttachedJobs | None = None,
+        reread: Callable[[], Parts | None] = lambda: None,
     ) -> None:
+        """*reread* gives the parts for a configuration that has changed, None when it has not."""
         self._host, self._link, self._jobs = host, link, jobs
-        self._changer = changer
+        self._changer, self._reread = changer, reread
+        self._talking: asyncio.Task[None] | None = None
         self._wakeup = Wakeup()
         self._here: dict[str, tuple[Slot, ...]] | None = None
         self._complaints = Complaints(host, priority=4)
@@ -38,18 +57,30 @@ class ChangerAgent:
         await bus.watch(MEDIA, "Changed", self._wakeup.set)
         bus.export(ROOT, Interface(BUS_NAME, signals={"SlotsChanged": "s", "MagazineWanted": "sss"}))
         await bus.own(BUS_NAME)
-        talking = asyncio.create_task(self._link.run()) if self._link else None
-        if talking:
-            talking.add_done_callback(lambda _task: self._wakeup.set())
+        self._talk()
         try:
-            await serve(self._host, self._wakeup, lambda: self._checked_round(talking))
+            await serve(self._host, self._wakeup, self._checked_round, self._reload)
         finally:
-            if talking:
-                talking.cancel()
+            if self._talking:
+                self._talking.cancel()
 
-    async def _checked_round(self, talking: asyncio.Task[None] | None) -> bool:
-        if talking and talking.done():
-            talking.result()  # a defect: it ends the agent, which systemd starts again
+    def _talk(self) -> None:
+        """Begin to tell the Director, if there is one, in place of who is told now."""
+        if self._talking:
+            self._talking.cancel()
+        self._talking = asyncio.create_task(self._link.run()) if self._link else None
+        if self._talking:
+            self._talking.add_done_callback(lambda _task: self._wakeup.set())
+
+    def _reload(self) -> None:
+        parts = self._reread()
+        if parts:
+            self._changer, self._link, self._jobs = parts.changer, parts.link, parts.jobs
+            self._talk()
+
+    async def _checked_round(self) -> bool:
+        if self._talking and self._talking.done():
+            self._talking.result()  # a defect: it ends the agent, which systemd starts again
         return await self._round()
 
     async def _round(self) -> bool:
@@ -109,16 +140,29 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-def run(config: Path) -> None:
-    """The process of `magbay-changer.service`, with the configuration file *config*."""
-    changer, settings = Changer.open(config), load(config)
+def parts_of(path: Path, config: Config, host: Host) -> Parts:
+    """What an agent with the configuration *config* of the file *path* works with."""
+    told = config.director.kind is not DirectorKind.NONE
+    link = DirectorLink(config, host, Director(config)) if told else None
+    return Parts(Changer.open(path), link, AttachedJobs(config, host))
+
+
+def run(path: Path) -> None:
+    """The process of `magbay-changer.service`, with the configuration file *path*."""
     from appliance.host.real.connect import connect
+
+    found = in_force(path)
 
     async def main() -> None:
         host = await connect()
-        told = settings.director.kind is not DirectorKind.NONE
-        link = DirectorLink(settings, host, Director(settings)) if told else None
-        await ChangerAgent(changer, host, link, AttachedJobs(settings, host)).run()
+        reloading = Reloading(path, found, host)
+
+        def reread() -> Parts | None:
+            config = reloading.read()
+            return parts_of(path, config, host) if config else None
+
+        parts = parts_of(path, found.config, host)
+        await ChangerAgent(parts.changer, host, parts.link, parts.jobs, reread).run()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main())

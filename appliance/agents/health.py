@@ -27,7 +27,7 @@ class HealthWatch:
     """Called after each look at the disks."""
 
     def __init__(self, config: Config, host: Host, answers: Path = ANSWERS) -> None:
-        self._config, self._host, self._answers = config, host, answers
+        self.config, self._host, self._answers = config, host, answers
         self._asked: dict[int, float] = {}  # plug number to when
         self._known: dict[int, tuple[int, Health]] = {}  # plug number to mark of the answer, and what it said
         self._told: set[tuple[int, Condition]] = set()
@@ -87,7 +87,7 @@ class HealthWatch:
             more = self._first.since(report.luks_uuid, read)
         except OSError:
             return before
-        health = judge(read, more, self._config.health.bad_sectors)
+        health = judge(read, more, self.config.health.bad_sectors)
         self._known[report.sequence] = (mark, health)
         return health
 
@@ -97,7 +97,7 @@ class HealthWatch:
             # No answer yet: what was failing at its last stay still counts as that.
             refused, reason = marker.exists(), "only for reading until its health is known: the disk was failing"
         else:
-            refused = health.condition is Condition.FAILING and self._config.health.refuse_failing
+            refused = health.condition is Condition.FAILING and self.config.health.refuse_failing
             reason = f"only for reading, the disk is failing: {health.reason}"
             if refused:
                 marker.parent.mkdir(exist_ok=True)

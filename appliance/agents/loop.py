@@ -49,19 +49,28 @@ class Complaints:
         self._known = problems
 
 
-async def serve(host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]]) -> None:
-    """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation.
+async def serve(
+    host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]], reload: Callable[[], None] = lambda: None
+) -> None:
+    """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation; *reload* between two
+    looks, after SIGHUP.
 
     Raises `MagbayError` when the bus is lost: the service manager starts the agent anew, with a new connection.
     """
     loop = asyncio.get_running_loop()
-    stopping = False
+    stopping = reloading = False
 
     def stop() -> None:
         nonlocal stopping
         stopping = True
         wakeup.set()
 
+    def hang_up() -> None:
+        nonlocal reloading
+        reloading = True
+        wakeup.set()
+
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     lost = asyncio.ensure_future(host.bus.closed())
@@ -74,7 +83,13 @@ async def serve(host: Host, wakeup: Wakeup, look: Callable[[], Awaitable[bool]])
             await wakeup.wait(_SOON if soon else _LATEST)
             if lost.done():
                 raise MagbayError("the system bus closed the connection", hint="systemd starts the agent anew.")
-            if not stopping:
+            if reloading:
+                reloading = False
+                host.notify.reloading()
+                reload()
+                soon = await look()
+                host.notify.ready()
+            elif not stopping:
                 soon = await look()
         host.notify.stopping()
     finally:

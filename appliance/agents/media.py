@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from appliance.agents.announce import Announcer, status_line
@@ -15,6 +16,8 @@ from appliance.agents.names import MAGAZINE
 from appliance.agents.names import MEDIA as BUS_NAME
 from appliance.agents.names import MEDIA_ROOT as ROOT
 from appliance.agents.rotation import SIGNAL, SIGNATURE, Rotation
+from appliance.agents.settings import Reloading
+from appliance.config.accepted import in_force
 from appliance.config.schema import Config
 from appliance.host.api import Host, Interface, Method
 from appliance.host.files import write_atomic
@@ -28,8 +31,8 @@ from appliance.magazines.settings import Settings
 class MediaAgent:
     """One instance is `magbay-media.service`."""
 
-    def __init__(self, config: Config, host: Host) -> None:
-        self._config, self._host = config, host
+    def __init__(self, config: Config, host: Host, reloading: Reloading | None = None) -> None:
+        self._config, self._host, self._reloading = config, host, reloading
         self._wakeup = Wakeup()
         self.media = Media(config, host, self._wakeup.set)
         self.reports: tuple[DiskReport, ...] = ()
@@ -49,7 +52,15 @@ class MediaAgent:
         await host.units.start(self._wakeup.set)
         bus.export(ROOT, self._interface())
         await bus.own(BUS_NAME)
-        await serve(host, self._wakeup, self.look)
+        await serve(host, self._wakeup, self.look, self._reload)
+
+    def _reload(self) -> None:
+        """Go on with the configuration as it is now: what was found out of the disks that are here stays."""
+        config = self._reloading.read() if self._reloading else None
+        if config is not None:
+            self._config = config
+            for part in (self.media, self._rotation, self._health, self._announcer, self._settings):
+                part.config = config
 
     async def look(self) -> bool:
         """One reconcile; whether more is to come soon."""
@@ -124,12 +135,15 @@ def _element(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):02x}" for c in escape(name)) or "_"
 
 
-def run(config: Config) -> None:
-    """The process of `magbay-media.service`."""
+def run(path: Path) -> None:
+    """The process of `magbay-media.service`, with the configuration file *path*."""
     from appliance.host.real.connect import connect
 
+    found = in_force(path)
+
     async def main() -> None:
-        await MediaAgent(config, await connect()).run()
+        host = await connect()
+        await MediaAgent(found.config, host, Reloading(path, found, host)).run()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main())

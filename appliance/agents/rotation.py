@@ -24,15 +24,15 @@ class Rotation:
     """Called after each look at the disks."""
 
     def __init__(self, config: Config, host: Host) -> None:
-        self._config, self._host = config, host
+        self.config, self._host = config, host
         self._history = read_history(config.state_dir)
         self._complaints = Complaints(host, priority=4)
 
     def round(self, reports: Iterable[DiskReport]) -> None:
         """Take in what is in the bays now, and announce what has become due."""
         here = {r.filesystem_uuid for r in reports if r.filesystem_uuid and r.state not in (State.GONE, State.FOREIGN)}
-        ours, now = enrolments(self._config), self._host.clock.now()
-        rotation, told = self._config.rotation, dict(self._history.told)
+        ours, now = enrolments(self.config), self._host.clock.now()
+        rotation, told = self.config.rotation, dict(self._history.told)
         changed = note(self._history, here, now, rotation, ours)
         due = news(plan(rotation, ours, self._history, now), self._history)
         if changed or told != self._history.told:
@@ -42,7 +42,7 @@ class Rotation:
 
     def _keep(self) -> None:
         try:
-            keep_history(self._config.state_dir, self._history)
+            keep_history(self.config.state_dir, self._history)
         except OSError as error:
             self._complaints.tell((f"who came and left cannot be kept: {error}",))
         else:

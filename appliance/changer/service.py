@@ -16,7 +16,8 @@ from appliance.changer.report import Report, Slot
 from appliance.changer.slotmap import Key, SlotMap
 from appliance.changer.view import PUBLISHED, Entry, Presence, Stamps, View, stamp
 from appliance.config import vchanger
-from appliance.config.loader import is_vchanger, load
+from appliance.config.accepted import in_force
+from appliance.config.loader import is_vchanger
 from appliance.config.schema import Config
 from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
 from appliance.host.files import make_directory, write_atomic
@@ -38,7 +39,7 @@ class Changer:
     def open(cls, path: Path) -> Changer:
         """The changer of the configuration file *path*. Raises `ConfigError`."""
         stamps = _config_stamps(path.absolute())  # before reading: a change in between must show
-        return cls(load(path), str(path.absolute()), stamps)
+        return cls(in_force(path).config, str(path.absolute()), stamps)
 
     def refresh(self, *, thorough: bool = True) -> Report:
         """Look at the magazines, give new volumes slots, empty the drives whose volume is away, publish the view.

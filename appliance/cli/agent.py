@@ -28,7 +28,7 @@ def run_media(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Serve as media agent until SIGTERM."""
     from appliance.agents import media
 
-    media.run(load(args.config))
+    media.run(args.config)
     return ExitStatus.DONE
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, Progress, human_bytes
 from appliance.cli.running import heard_or_not, log_to, refresh_changer, stoppable, warn_of
+from appliance.config.accepted import in_force
 from appliance.config.kinds import seconds_of
 from appliance.config.loader import load
 from appliance.config.schema import Config
@@ -54,12 +55,17 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="DURATION",
         help="how long to wait for a magazine: 30m, 2h, 0 … (default: the job's; at a terminal 1h for the next one)",
     )
+    parser.add_argument(
+        "--in-force",
+        action="store_true",
+        help="while the configuration is wrong, go by the one that was accepted before it (jobs of systemd do)",
+    )
     parser.set_defaults(run=run_backup)
 
 
 def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Run the job and tell how it ended."""
-    config = load(args.config)
+    config = _configuration(args, out)
     level = next((level for level in Level if level.word == args.level), None)
     request = backup.request_for(config, args.what, pool=args.pool, level=level, name=args.name, accurate=args.accurate)
     request = replace(request, waiting=_waiting(args.wait, request.waiting))
@@ -70,6 +76,15 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     with heard_or_not():
         _tell(result, out)
     return result.exit_status
+
+
+def _configuration(args: argparse.Namespace, out: Output) -> Config:
+    if not args.in_force:
+        return load(args.config)
+    found = in_force(args.config)
+    if found.trouble:
+        out.warn(f"magbay: {found.words}")
+    return found.config
 
 
 def _duration(text: str) -> int:

@@ -28,6 +28,7 @@ COMMANDS = {
     "restore": "restore",
     "schedule": "schedule",
     "cancel": "schedule",
+    "reload": "reload",
     "browse": "browse",
     "catalog": "catalog",
     "jobs": "jobs",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli.output import Output
+from appliance.config.accepted import in_force
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError
@@ -45,14 +46,18 @@ def run_cancel(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def run_schedule(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Show or write the schedule."""
-    config = load(args.config)
     if args.write:
+        found = in_force(args.config)
+        if found.trouble:
+            out.warn(f"magbay: {found.words}")
+        config = found.config
         try:
             timers.write(config, args.config.absolute(), args.write)
         except OSError as error:
             raise MagbayError(f"{error.filename}: {error.strerror}", hint="Give a directory to write to.") from None
         out.document({"written": sorted(timers.units(config, args.config))})
         return ExitStatus.DONE
+    config = load(args.config)
     entries = sorted(collect(config), key=lambda entry: (entry["next"] is None, entry["next"] or 0, entry["job"]))
     out.document({"schedule": entries})
     for entry in entries:

@@ -10,7 +10,7 @@ from appliance.changer.service import Changer
 from appliance.cli.magazine import describe, health_words
 from appliance.cli.output import Output, as_told, human_bytes
 from appliance.cli.rotation import section as rotation
-from appliance.config.loader import load
+from appliance.config.accepted import in_force
 from appliance.config.schema import Config, DirectorKind
 from appliance.director.wanted import published as published_wants
 from appliance.errors import ExitStatus, UsageError
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Show the state of everything, once or over and over."""
     if args.watch and args.json:
         raise UsageError("--watch is for people, --json for programs", hint="Ask again and again without --watch.")
-    config = load(args.config)
     while True:
-        facts = collect(config)
+        found = in_force(args.config)
+        facts = collect(found.config) | {"configuration": found.words}
         out.document(facts)
         if args.watch:
             out.line("\033[H\033[2J" + time.strftime("%Y-%m-%d %H:%M:%S"))
@@ -97,6 +97,8 @@ def _last_jobs(config: Config) -> list[dict[str, Any]]:
 
 def show(facts: dict[str, Any], out: Output) -> None:
     """Print *facts* for a person."""
+    if facts["configuration"]:
+        out.line(f"{facts['configuration'][0].upper()}{facts['configuration'][1:]}")
     _show_director(facts["director"], out)
     out.line("Magazines")
     for magazine in facts["magazines"]:

@@ -26,13 +26,34 @@ def load(path: Path = DEFAULT_PATH) -> Config:
     """
     if is_vchanger(path):
         return vchanger.read(path).config()
+    return _read(_whole(path), path)
+
+
+def load_with_text(path: Path) -> tuple[Config, str]:
+    """As `load`, and all of it as the text of one file, for `load_copy`; empty for a configuration of vchanger."""
+    if is_vchanger(path):
+        return vchanger.read(path).config(), ""
+    root = _whole(path)
+    return _read(root, path), str(yaml.serialize(root, Dumper=yaml.SafeDumper))
+
+
+def load_copy(copy: Path, origin: Path) -> Config:
+    """The configuration in *copy*, whose relative paths start where *origin* is. Raises `ConfigError`."""
+    return _read(compose(copy), origin)
+
+
+def _read(root: yaml.MappingNode, path: Path) -> Config:
+    config: Config = Record(Config).read(root, Where(path))
+    return config
+
+
+def _whole(path: Path) -> yaml.MappingNode:
     root = compose(path)
     fragments = path.parent / f"{path.stem}.d"
     if fragments.is_dir():
         for fragment in sorted(fragments.glob("*.yaml")):
             _merge(root, compose(fragment), Where(fragment))
-    config: Config = Record(Config).read(root, Where(path))
-    return config
+    return root
 
 
 def is_vchanger(path: Path) -> bool:

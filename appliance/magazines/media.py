@@ -36,7 +36,7 @@ class Media:
     """Reconciles disks. Raises nothing for trouble with a disk: that is a state of the disk."""
 
     def __init__(self, config: Config, host: Host, wake: Wake) -> None:
-        self._config, self._host, self._wake = config, host, wake
+        self.config, self._host, self._wake = config, host, wake
         self._stays = Stays(stays_folder(config.run_dir))
         self.damaged: tuple[ConfigError, ...] = ()  # what the last reconcile could not read of the enrolments
 
@@ -47,9 +47,9 @@ class Media:
         """
         # The units first: what they have done by then is seen in the devices and mounts that are looked at after it.
         units = await self._host.units.states(_UNITS)
-        ours, self.damaged = read_enrolments(self._config)
+        ours, self.damaged = read_enrolments(self.config)
         devices, mounts = self._host.devices.enumerate(), self._host.mounts.table()
-        disks = survey(devices, mounts, ours, self._config.mount_dir)
+        disks = survey(devices, mounts, ours, self.config.mount_dir)
         here = {disk.enrolment.luks_uuid for disk in disks if disk.enrolment}
         away = [enrolment for enrolment in ours if enrolment.luks_uuid not in here]
         self._stays.forget_others(here)
@@ -63,7 +63,7 @@ class Media:
 
     def eject(self, name: str) -> None:
         """Note that magazine *name* is to be ejected. Raises `NotFoundError` or `AwayError`."""
-        enrolment = next((item for item in enrolments(self._config) if item.name == name), None)
+        enrolment = next((item for item in enrolments(self.config) if item.name == name), None)
         if enrolment is None:
             raise NotFoundError(f"no enrolled magazine is called {name}", hint="'magbay magazine list' shows them.")
         if self._stays.get(enrolment.luks_uuid) is None:
@@ -84,7 +84,7 @@ class Media:
         luks = enrolment.luks_uuid
         stay = self._stays.of(luks, disk.device.sequence)
         options, _, checked = self._host.answers.text(f"{luks}.check").strip().partition("\n")
-        failing = (self._config.run_dir / READ_ONLY / enrolment.filesystem_uuid).exists()
+        failing = (self.config.run_dir / READ_ONLY / enrolment.filesystem_uuid).exists()
         read_only = _read_only(disk, options, checked, failing=failing)
         facts = self._facts(disk, stay, units, read_only)
         verdict = observe(facts)
@@ -179,7 +179,7 @@ class Media:
 
     async def _mount(self, stay: Stay, enrolment: Enrolment) -> None:
         try:
-            await self._host.mounts.trigger(self._config.mount_dir / enrolment.filesystem_uuid)
+            await self._host.mounts.trigger(self.config.mount_dir / enrolment.filesystem_uuid)
             stay.mount_error = ""
             stay.mounts.reset()
         except OSError as trouble:
@@ -194,13 +194,13 @@ class Media:
         found = parse(self._host.answers.text(f"{disk.enrolment.luks_uuid}.holders"))
         if not found and disk.mount is not None:
             found = lock_holders(disk.mount)
-        return with_jobs(found, self._config.run_dir)
+        return with_jobs(found, self.config.run_dir)
 
     async def _absent(
         self, enrolment: Enrolment, devices: tuple[BlockDevice, ...], mounts: tuple[Mount, ...], units: Units
     ) -> DiskReport:
         """Clear away what a pulled disk left behind; systemd has begun to by itself (BindsTo of the unlock unit)."""
-        luks, mount_dir = enrolment.luks_uuid, self._config.mount_dir
+        luks, mount_dir = enrolment.luks_uuid, self.config.mount_dir
         mapping, mounted = leftovers(devices, mounts, enrolment, mount_dir)
         unlock, eject = units.get(unlock_unit(luks), _ABSENT), units.get(eject_unit(luks), _ABSENT)
         with contextlib.suppress(MagbayError):

@@ -22,17 +22,17 @@ class Settings:
     """Compares what is in force with the configuration, and asks for the change."""
 
     def __init__(self, config: Config, host: Host) -> None:
-        self._config, self._host = config, host
+        self.config, self._host = config, host
         self._retry = Retry(60.0)
         self._written = ""
 
     async def hand_on(self) -> None:
         """One look. Raises `OSError` when `run_dir` cannot be written."""
-        text = f"power_down={'yes' if self._config.eject.power_down else 'no'}\n"
+        text = f"power_down={'yes' if self.config.eject.power_down else 'no'}\n"
         if text != self._written:
-            write_atomic(self._config.run_dir / "settings", text.encode(), mode=0o644, durable=False)
+            write_atomic(self.config.run_dir / "settings", text.encode(), mode=0o644, durable=False)
             self._written = text
-        wanted, now = self._config.mounts.idle_timeout, self._host.clock.now()
+        wanted, now = self.config.mounts.idle_timeout, self._host.clock.now()
         if self._timeout() in (None, wanted):
             self._retry.reset()
         elif self._retry.due(now):
@@ -43,7 +43,7 @@ class Settings:
     def _timeout(self) -> int | None:
         """The idle time (seconds) of the autofs at our mount directory; None without one."""
         for mount in self._host.mounts.table():
-            if mount.fs_type == "autofs" and mount.path == str(self._config.mount_dir):
+            if mount.fs_type == "autofs" and mount.path == str(self.config.mount_dir):
                 found = _TIMEOUT.search(mount.options)
                 return int(found[1]) if found else None
         return None

@@ -60,6 +60,15 @@ def write(config: Config, source: Path, directory: Path) -> None:
             (wants / name).symlink_to(Path("..", name))
 
 
+def written(directory: Path) -> dict[str, str]:
+    """The units below *directory* that `write` wrote there, as `units` gives them; others are left out."""
+    found = {}
+    for pattern in ("magbay-schedule-*.timer", "magbay-job@*.service.d/50-limits.conf"):
+        for path in directory.glob(pattern):
+            found[str(path.relative_to(directory))] = path.read_text(encoding="utf-8")
+    return found
+
+
 def _made_from(source: Path) -> str:
     return f"# Made by magbay-schedule-generator from {source}."
 

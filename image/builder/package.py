@@ -25,6 +25,7 @@ FILES = (
     ("systemd/*.socket", "usr/lib/systemd/system", 0o644),
     ("systemd/*.target", "usr/lib/systemd/system", 0o644),
     ("systemd/*.timer", "usr/lib/systemd/system", 0o644),
+    ("systemd/*.path", "usr/lib/systemd/system", 0o644),
     ("systemd/*.slice", "usr/lib/systemd/system", 0o644),
     ("systemd/preset/*.preset", "usr/lib/systemd/system-preset", 0o644),
     ("systemd/sysusers/*.conf", "usr/lib/sysusers.d", 0o644),

@@ -37,16 +37,20 @@ SHOW_LIMITS = "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); grep . cpu.wei
 class Jobs:
     """What the guest says of jobs."""
 
-    def __init__(self, guest: Guest, folder: Path, jobs: str, *magazines: str) -> None:
+    def __init__(self, guest: Guest) -> None:
         self.guest = guest
+        self.magazines: list[Ready] = []
+
+    def configure(self, folder: Path, jobs: str, *magazines: str) -> None:
+        """Make and enrol the magazines, take in the configuration."""
+        guest = self.guest
         key, owner = make_key(folder), owner_in(guest)
         self.magazines = [make_magazine(folder, name, key, owner, volumes=0, size=20 << 20) for name in magazines]
         enrol_in(guest, self.magazines, key)
         guest.run("install -d -o magbay -g magbay /srv/d1; mkdir /srv/big")
         guest.run("for n in 0 1 2; do head -c 4000000 /dev/urandom > /srv/big/$n; done")
         guest.put(CONFIG, f"{HEAD}jobs:\n{jobs}".encode())
-        guest.run("systemctl daemon-reload && systemctl start timers.target", timeout=240)
-        guest.run("systemctl restart magbay-changer", timeout=120)
+        guest.run("magbay reload", timeout=240)
 
     def plug(self, magazine: Ready) -> None:
         """Until jobs can write on it."""
@@ -78,8 +82,8 @@ def test_timers_start_jobs_within_their_limits(guest: Guest, tmp_path: Path) -> 
     """A timer of the generator starts the job; what the cgroup of its service says is what the configuration says."""
     limits = "{cpu_weight: 20, cpu_quota: 150, io_weight: 30, memory: 256MiB, write_bandwidth: 2MB}"
     hooks = f"{{before: [{json.dumps(SHOW_LIMITS)}], after: ['echo $MAGBAY_STATUS on $MAGBAY_VOLUMES']}}"
-    jobs = Jobs(
-        guest,
+    jobs = Jobs(guest)
+    jobs.configure(
         tmp_path,
         '  tick: {paths: [/etc/hostname], pool: Ticks, schedule: [{at: "*:*:0/10"}]}\n'
         '  yearly: {paths: [/etc/hostname], pool: Ticks, schedule: [{at: "*-01-01 04:00", level: full}]}\n'
@@ -108,9 +112,48 @@ def test_timers_start_jobs_within_their_limits(guest: Guest, tmp_path: Path) -> 
     assert took >= 4.5, "the limit was not applied"
 
 
+def test_an_edited_configuration_is_taken_in_by_itself(guest: Guest, tmp_path: Path) -> None:
+    """Timers, limits and agents follow the file; while it is wrong, all goes on as before, and it is said why."""
+    guest.run("systemctl is-active magbay-reload.path && install -d -o magbay -g magbay /srv/d1 /srv/d2")
+    agents = guest.run("systemctl show -P MainPID magbay-media magbay-changer").stdout
+    tick = '  tick: {paths: [/etc/hostname], pool: Ticks, schedule: [{at: "*:*:0/20"}], limits: {cpu_weight: 20}}\n'
+    arrive = "  arrive: {paths: [/etc/hostname], pool: Away, run_on_attach: [d2], attach_interval: 0}\n"
+    guest.put(CONFIG, f"{HEAD}jobs:\n{tick}{arrive}".encode())
+    jobs = Jobs(guest)
+    # Nothing but the edit: the timer is made and started, and the agent knows the job of a magazine that arrives.
+    jobs.wait("tick@full", "job [0-9]* done")
+    jobs.wait("arrive", "job [0-9]* done")
+    assert guest.run("systemctl show -P CPUWeight magbay-job@tick@full").stdout.strip() == "20"
+    idle = guest.run("systemctl show -P ActiveState magbay-reload").stdout.strip()
+    assert idle == "inactive", "it went well, and has ended"
+
+    # A wrong one, and everything that could ask for it: a daemon-reload, an agent that is killed, the status.
+    guest.put(CONFIG, f"{HEAD}jobs:\n{tick}{arrive}  bad: {{colour: blue}}\n".encode())
+    guest.wait_for("systemctl is-failed magbay-reload.service", timeout=60 * patience())
+    told = guest.run("journalctl -b MESSAGE_ID=6f1f6a3f0d0b4e0bb1a4b37b7c6f9a12 -o cat --no-pager").stdout
+    assert "the one before stays in force" in told and "colour" in told and f"{CONFIG}:" in told
+    assert "colour" in guest.run("magbay status").stdout
+    guest.run("systemctl daemon-reload && systemctl kill -s KILL magbay-changer", timeout=120)
+    done = len(jobs.of("tick"))
+    jobs.wait("tick@full", "job [0-9]* done", done + 1)
+    guest.wait_for("systemctl is-active magbay-changer", timeout=60 * patience())
+    assert guest.run("magbay jobs", check=False).rc == 78, "a person is told"
+
+    # Corrected, in a fragment, too; the timer that is gone does not run any more.
+    guest.run("mkdir -p /etc/magbay/magbay.d")
+    guest.put("/etc/magbay/magbay.d/more.yaml", b"mounts: {idle_timeout: 77}\n")
+    guest.put(CONFIG, f"{HEAD}jobs:\n{arrive}".encode())
+    guest.wait_for("! systemctl is-active magbay-schedule-tick-full.timer", timeout=60 * patience())
+    guest.wait_for("grep ' /mnt/magbay autofs ' /proc/mounts | grep -q timeout=77", timeout=60 * patience())
+    guest.wait_for("[ $(systemctl show -P ActiveState magbay-reload) = inactive ]", timeout=60 * patience())
+    assert guest.run('magbay --json status | grep -c \'"configuration": ""\'').stdout.strip() == "1"
+    media = guest.run("systemctl show -P MainPID magbay-media").stdout
+    assert media in agents, "reloaded, not restarted"
+
+
 def test_arrival_the_next_magazine_and_cancelling(guest: Guest, tmp_path: Path) -> None:
-    jobs = Jobs(
-        guest,
+    jobs = Jobs(guest)
+    jobs.configure(
         tmp_path,
         "  arrive: {paths: [/etc/magbay/magbay.yaml], run_on_attach: [m1], attach_interval: 0}\n"
         "  big: {paths: [/srv/big], wait_for_magazine: 10m}\n"
@@ -165,7 +208,8 @@ def test_arrival_the_next_magazine_and_cancelling(guest: Guest, tmp_path: Path) 
 
 def test_a_job_is_told_when_its_magazine_is_pulled(guest: Guest, tmp_path: Path) -> None:
     """Within two seconds of the moment at which the kernel knows, by the clock of the guest."""
-    jobs = Jobs(guest, tmp_path, "  slow: {paths: [/srv/big], limits: {write_bandwidth: 500kB}}\n", "m1")
+    jobs = Jobs(guest)
+    jobs.configure(tmp_path, "  slow: {paths: [/srv/big], limits: {write_bandwidth: 500kB}}\n", "m1")
     (m1,) = jobs.magazines
     jobs.plug(m1)
     # Notes the moments at which the kernel tells of disks.

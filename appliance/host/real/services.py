@@ -61,6 +61,10 @@ class ServiceNotify:
         """Feed the watchdog."""
         self._notifier.notify("WATCHDOG=1")
 
+    def reloading(self) -> None:
+        """The service takes in its configuration anew, until it is `ready` again (sd_notify(3))."""
+        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
     def stopping(self) -> None:
         """The service goes down on request."""
         self._notifier.notify("STOPPING=1")

@@ -89,6 +89,10 @@ class MemoryNotify:
         """One beat of the watchdog."""
         self.beats += 1
 
+    def reloading(self) -> None:
+        """The configuration is taken in anew."""
+        self.is_ready = False
+
     def stopping(self) -> None:
         """The service goes down."""
         self.is_ready = False
