@@ -43,6 +43,8 @@ _TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
 _RECORD_COST = 256
 _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at most
+_OF_A_FILE = (Data, Digest, Acl, Xattr, Other, FileEnd)
+_EXTRAS = (Acl, Xattr)
 _SHOWN_NAME = 200  # characters of a name that no file can have
 
 
@@ -133,7 +135,7 @@ class Extractor:
         self._plan.close()
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, Data | Digest | Acl | Xattr | Other | FileEnd):
+        if isinstance(event, _OF_A_FILE):
             one = self._open.get(event.entry.ids)
             if one is not None:
                 self._more(one, event)
@@ -276,7 +278,7 @@ class Extractor:
         one.length = max(one.length, one.position)
 
     def _keep(self, one: OpenFile, event: Digest | Acl | Xattr) -> None:
-        if isinstance(event, Acl | Xattr):
+        if isinstance(event, _EXTRAS):
             one.extras += len(event.data) + _RECORD_COST
             if one.extras > _MAX_EXTRAS:
                 return

@@ -34,7 +34,7 @@ class FileType(IntEnum):
     SECURITY_OBJECT = 30
 
 
-_KINDS = {
+_KINDS: dict[int, str] = {
     FileType.HARD_LINK: "hardlink",
     FileType.EMPTY: "file",
     FileType.REGULAR: "file",
@@ -67,9 +67,8 @@ class Attributes:
         """A word: file, directory, symlink, hardlink, fifo, character-device, block-device, deleted, plugin, other …"""
         if self.ftype == FileType.SPECIAL:
             return _SPECIAL_KINDS.get(self.stat.mode & _TYPE_BITS, "other")
-        if self.ftype in _KINDS:
-            return _KINDS[FileType(self.ftype)]
-        return "plugin" if self.ftype in {22, 25, 27, 28, 29, 30} else "other"
+        known = _KINDS.get(self.ftype)
+        return known or ("plugin" if self.ftype in {22, 25, 27, 28, 29, 30} else "other")
 
 
 def pack_attributes(file_index: int, ftype: int, name: bytes, stat: EncodedStat, link: bytes = b"") -> bytes:

@@ -10,6 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import NamedTuple
 
 BLOCK_HEADER = struct.Struct(">III4sII")  # checksum, length, number, id, session id, session time
 RECORD_HEADER = struct.Struct(">iiI")  # FileIndex, stream, bytes to the end of the record
@@ -32,8 +33,7 @@ class Option(IntFlag):
     BLOCK_ENCIPHERED = 4
 
 
-@dataclass(frozen=True)
-class SessionIds:
+class SessionIds(NamedTuple):
     """(VolSessionId, VolSessionTime): the identity of a job's run. Never used twice over all volumes of a catalog."""
 
     session_id: int

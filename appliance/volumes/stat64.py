@@ -6,8 +6,8 @@ Source: volume format, section 6.3. This is not RFC 4648: 0 is `A`, 64 is `BA`, 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from appliance.volumes.errors import VolumeError
 
@@ -38,15 +38,18 @@ _often = lru_cache(maxsize=8192)(encode_number)
 
 
 @lru_cache(maxsize=8192)  # most numbers of a tree are the same again and again; `_LONGEST` bounds the entries
-def _decoded(text: bytes) -> int:
+def decode_number(text: bytes) -> int:
+    """The reverse of `encode_number`. Raises `VolumeError` for anything but a 64-bit number."""
     digits = text[1:] if text[:1] == b"-" else text
     value = 0
+    if not digits or len(digits) >= _LONGEST:
+        raise _no_number(text)
     try:
         for digit in digits:
             value = value << 6 | _VALUE[digit]
     except KeyError:
-        value = -1
-    if not digits or len(digits) >= _LONGEST or not 0 <= value < 1 << 64:
+        raise _no_number(text) from None
+    if value >= 1 << 64:
         raise _no_number(text)
     return -value if digits is not text else value
 
@@ -55,15 +58,7 @@ def _no_number(text: bytes) -> VolumeError:
     return VolumeError(f"{text[:40]!r} is not a number of an attributes record")
 
 
-def decode_number(text: bytes) -> int:
-    """The reverse of `encode_number`. Raises `VolumeError` for anything but a 64-bit number."""
-    if len(text) > _LONGEST:
-        raise _no_number(text)
-    return _decoded(text)
-
-
-@dataclass(frozen=True)
-class EncodedStat:
+class EncodedStat(NamedTuple):
     """stat(2) of a saved thing as it stands on the volume: sizes in bytes, times in whole seconds since 1970.
 
     *link_fi*: FileIndex that holds the data of a hard link, else 0. *data_stream*: stream that its data have or would
@@ -99,11 +94,7 @@ class EncodedStat:
 
     def pack(self) -> bytes:
         """The sixteen numbers separated by blanks (also the text of the catalog's LStat)."""
-        numbers = (
-            self.dev, self.ino, self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size,
-            self.blksize, self.blocks, self.atime, self.mtime, self.ctime, self.link_fi, self.flags, self.data_stream,
-        )  # fmt: skip
-        return b" ".join(map(encode_number, numbers))
+        return b" ".join(map(encode_number, self))
 
     @classmethod
     def parse(cls, text: bytes) -> EncodedStat:

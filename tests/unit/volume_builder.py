@@ -63,7 +63,7 @@ class Job:
             1, self.index, mode, 1, os.getuid(), os.getgid(), 0, size, 4096, 0, 5, 1_000_000, 7, 0, 0, 2
         )
         self.writer.write_record(
-            self.index, Stream.UNIX_ATTRIBUTES, pack_attributes(self.index, kind, name, replace(saved, **numbers), link)
+            self.index, Stream.UNIX_ATTRIBUTES, pack_attributes(self.index, kind, name, saved._replace(**numbers), link)
         )
         return self.index
 
