@@ -56,9 +56,10 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="how long to wait for a magazine: 30m, 2h, 0 … (default: the job's; at a terminal 1h for the next one)",
     )
     parser.add_argument(
-        "--in-force",
+        "--scheduled",
         action="store_true",
-        help="while the configuration is wrong, go by the one that was accepted before it (jobs of systemd do)",
+        help="as systemd runs jobs: wait for a run of the job that is under way, skip what that made superfluous, "
+        "go by the configuration that was accepted last while the file is wrong",
     )
     parser.set_defaults(run=run_backup)
 
@@ -71,7 +72,10 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     request = replace(request, waiting=_waiting(args.wait, request.waiting))
     with stoppable() as asked, out.progress("backup") as display, _counting(config, request, display, asked.is_set):
         told = runner.Callbacks(log_to(out, args.config), display.advance, asked.is_set, ServiceNotify().status)
-        result = runner.run(config, request, told)
+        result = (runner.run_in_turn if args.scheduled else runner.run)(config, request, told)
+    if result is None:
+        out.document({"job_id": None, "status": "skipped", "files": 0, "bytes": 0, "volumes": []})
+        return ExitStatus.DONE
     refresh_changer(args.config, out)
     with heard_or_not():
         _tell(result, out)
@@ -79,7 +83,7 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 
 def _configuration(args: argparse.Namespace, out: Output) -> Config:
-    if not args.in_force:
+    if not args.scheduled:
         return load(args.config)
     found = in_force(args.config)
     if found.trouble:

@@ -17,8 +17,9 @@ from appliance.errors import ExitStatus, MagbayError
 from appliance.host import commands, files
 from appliance.storage import backup
 from appliance.storage.backup import Advance, BackupRequest, JobResult
+from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import LogCallback
-from appliance.storage.model import JobStatus
+from appliance.storage.model import JobStatus, Level
 
 _WARNING = "4"
 
@@ -34,15 +35,53 @@ class Callbacks:
     pause: Callable[[float], None] = time.sleep
 
 
+class JobRunningError(MagbayError):
+    """Another process runs the job."""
+
+
 def run(config: Config, request: BackupRequest, told: Callbacks) -> JobResult:
     """Run the job of the configuration that *request* names, or just the request.
 
-    Raises `MagbayError` when the job runs already or a command before it fails, and what `backup.run` raises.
+    Raises `JobRunningError`, `MagbayError` when a command before it fails, and what `backup.run` raises.
     """
     if request.job is None:
         return _backup(config, request, told)
     with alone(config.state_dir, request.name):
         return _attempts(config, request, request.job, told)
+
+
+def run_in_turn(config: Config, request: BackupRequest, told: Callbacks) -> JobResult | None:
+    """As `run`, after the run of the job that is under way, if one is. None when there is nothing left to do: that one
+    saved as much and went well, or ours was cancelled while it waited.
+
+    Two levels may be due at once, and after a night without power all are: none gets lost, whichever comes first.
+    """
+    job, asked, waited = request.job, time.time(), False
+    if job is None:
+        return run(config, request, told)
+    while not told.cancelled():
+        try:
+            with alone(config.state_dir, request.name):
+                if waited and _saved_since(config, request, asked):
+                    told.log(f"job {request.name} has run meanwhile at a level that saves as much: nothing to do", {})
+                    return None
+                return _attempts(config, request, job, told)
+        except JobRunningError:
+            if not waited:
+                text = f"job {request.name} is running at another level: waiting for its end"
+                told.log(text, {})
+                told.status(text)
+            waited = True
+            told.pause(1.0)
+    return None
+
+
+def _saved_since(config: Config, request: BackupRequest, moment: float) -> bool:
+    """Whether a run that saves as much as *request* has ended well since *moment* (Unix seconds)."""
+    levels = list(Level)[: list(Level).index(request.level) + 1]
+    with Catalog(config.state_dir) as catalog:
+        found = catalog.jobs(name=request.name)
+    return any(job.status.good and job.level in levels and job.finished >= int(moment) for job in found)
 
 
 def _attempts(config: Config, request: BackupRequest, job: JobConfig, told: Callbacks) -> JobResult:
@@ -140,7 +179,7 @@ def lock_of(state_dir: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def alone(state_dir: Path, name: str) -> Iterator[None]:
-    """Hold the job; the file says whose process does. Raises `MagbayError` when it runs already, `OSError`."""
+    """Hold the job; the file says whose process does. Raises `JobRunningError`, `OSError`."""
     path = lock_of(state_dir, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -149,7 +188,7 @@ def alone(state_dir: Path, name: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             hint = f"Wait for it, or end it with 'magbay cancel {name}'."
-            raise MagbayError(f"job {name} is running already", hint=hint) from None
+            raise JobRunningError(f"job {name} is running already", hint=hint) from None
         files.adopt(descriptor, state_dir)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)

@@ -1,6 +1,6 @@
 """Units of systemd made from the configuration: timers of schedules, and limits as drop-ins of the jobs' services.
 
-A timer for each job and level; its name stays the same while the configuration is edited, so that systemd knows when
+A timer for each job, level and random delay; its name stays the same while times are edited, so that systemd knows when
 it ran last (`Persistent=`).
 """
 
@@ -22,9 +22,10 @@ def service_of(job: str, level: JobLevel | None = None) -> str:
     return f"magbay-job@{job}@{level.value}.service" if level else f"magbay-job@{job}.service"
 
 
-def timer_of(job: str, level: JobLevel) -> str:
-    """The unit that starts the job at *level*."""
-    return f"magbay-schedule-{job}-{level.value}.timer"
+def timer_of(job: str, level: JobLevel, delay: int = 0) -> str:
+    """The unit that starts the job at *level*, up to *delay* seconds late."""
+    late = f"-within-{delay}s" if delay else ""
+    return f"magbay-schedule-{job}-{level.value}{late}.timer"
 
 
 def events(job: JobConfig) -> dict[JobLevel, list[str]]:
@@ -39,8 +40,11 @@ def units(config: Config, source: Path) -> dict[str, str]:
     """Name (a path below a generator's directory) to text. *source*: the configuration file, for people."""
     found = {}
     for name, job in config.jobs.items():
-        for level, times in events(job).items():
-            found[timer_of(name, level)] = _timer(name, job, level, times, source)
+        due: dict[tuple[JobLevel, int], list[str]] = {}
+        for entry in job.schedule:
+            due.setdefault((entry.level or job.level, entry.delay), []).append(entry.at)
+        for (level, delay), times in due.items():
+            found[timer_of(name, level, delay)] = _timer(name, level, delay, times, source)
         limits = _limits(job.limits, config)
         if limits:
             for service in (service_of(name), *(service_of(name, level) for level in JobLevel)):
@@ -73,8 +77,7 @@ def _made_from(source: Path) -> str:
     return f"# Made by magbay-schedule-generator from {source}."
 
 
-def _timer(name: str, job: JobConfig, level: JobLevel, times: list[str], source: Path) -> str:
-    delay = max(entry.delay for entry in job.schedule if (entry.level or job.level) is level)
+def _timer(name: str, level: JobLevel, delay: int, times: list[str], source: Path) -> str:
     settings = [("OnCalendar", at) for at in times]
     settings += [("AccuracySec", "1s"), ("Persistent", "yes"), ("Unit", service_of(name, level))]
     if delay:

@@ -59,7 +59,7 @@ def test_the_one_before_stays_in_force(tmp_path: Path) -> None:
 
 def test_other_configurations_have_no_copy(tmp_path: Path) -> None:
     write(tmp_path, "jobs: [")
-    done = magbay(tmp_path, "backup", "--in-force", "home")
+    done = magbay(tmp_path, "backup", "--scheduled", "home")
     assert done.status == ExitStatus.CONFIG
     assert magbay(tmp_path, "reload").status == ExitStatus.USAGE
 

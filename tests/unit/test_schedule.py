@@ -63,9 +63,9 @@ def test_units_of_a_schedule(tmp_path: Path) -> None:
     found = {str(p.relative_to(tmp_path / "units")) for p in (tmp_path / "units").rglob("*") if not p.is_dir()}
     services = ["home", "home@full", "home@differential", "home@incremental"]
     limits = {f"magbay-job@{name}.service.d/50-limits.conf" for name in services}
-    names = {f"magbay-schedule-home-{level}.timer" for level in ("full", "incremental")}
+    names = {f"magbay-schedule-home-{level}.timer" for level in ("full-within-600s", "incremental")}
     assert found == limits | names | {f"timers.target.wants/{name}" for name in names}
-    full = (tmp_path / "units" / "timers.target.wants" / "magbay-schedule-home-full.timer").read_text()
+    full = (tmp_path / "units" / "timers.target.wants" / "magbay-schedule-home-full-within-600s.timer").read_text()
     lines = set(full.splitlines())
     assert {"OnCalendar=Sun 02:00", "Persistent=yes", "Unit=magbay-job@home@full.service"} <= lines
     assert "RandomizedDelaySec=600s" in lines
@@ -74,7 +74,7 @@ def test_units_of_a_schedule(tmp_path: Path) -> None:
     drop_in = (tmp_path / "units" / "magbay-job@home.service.d" / "50-limits.conf").read_text().splitlines()
     assert {"CPUWeight=20", "CPUQuota=150%", "IOWeight=30", "MemoryMax=536870912"} <= set(drop_in)
     assert f"IOWriteBandwidthMax={tmp_path}/m1 80000000" in drop_in
-    assert timers.units(config, tmp_path / "magbay.yaml")["magbay-schedule-home-full.timer"] == full
+    assert timers.units(config, tmp_path / "magbay.yaml")["magbay-schedule-home-full-within-600s.timer"] == full
 
 
 def test_no_schedule_no_units(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_generator_never_fails(tmp_path: Path) -> None:
         units.mkdir(exist_ok=True)
         done = subprocess.run(["sh", tmp_path / "generator", units, units, units], capture_output=True, text=True)
         assert done.returncode == 0
-        assert (units / "magbay-schedule-home-full.timer").exists() is made
+        assert (units / "magbay-schedule-home-incremental.timer").exists() is made
         assert made or "magbay" in done.stderr
         assert not list(units.glob(".magbay-*"))
 
