@@ -101,6 +101,7 @@ def opens(node: str | Path, key: Secret, slots: Iterable[int]) -> int | None:
                 "cryptsetup",
                 "open",
                 "--test-passphrase",
+                "--disable-external-tokens",  # a TPM that opens the slot says nothing of this key
                 "--key-slot",
                 str(number),
                 "--key-file",

@@ -79,9 +79,13 @@ def opened_by(disk: Disk, typed: Secret) -> int | None:
     return luks.opens(disk.node, typed, (slot.number for slot in luks.header(disk.node).slots))
 
 
-def cryptenroll(node: str, key_path: str, device: str) -> list[str]:
+# What the TPM2 binds a slot to: the state of Secure Boot. systemd 257 takes it by itself, 258 and later nothing.
+_TPM2 = ("--tpm2-device=auto", "--tpm2-pcrs=7")
+
+
+def cryptenroll(node: str, key_path: str, *device: str) -> list[str]:
     """The command line that adds a slot for a *device* such as `--tpm2-device=auto`; *key_path* permits it."""
-    return ["systemd-cryptenroll", f"--unlock-key-file={key_path}", device, node]
+    return ["systemd-cryptenroll", f"--unlock-key-file={key_path}", *device, node]
 
 
 def clevis(node: str, key_path: str, url: str, thumbprint: str) -> list[str]:
@@ -93,9 +97,10 @@ def clevis(node: str, key_path: str, url: str, thumbprint: str) -> list[str]:
 
 def add_tpm2(disk: Disk, keys: Keys) -> None:
     """Add a slot that opens with this machine's TPM2. Raises `MagbayError`."""
+    _wants_luks2(disk, "the TPM2")
     with _changing(disk, keys) as key, key.descriptor() as descriptor:
         run(
-            cryptenroll(disk.node, f"/dev/fd/{descriptor}", "--tpm2-device=auto"),
+            cryptenroll(disk.node, f"/dev/fd/{descriptor}", *_TPM2),
             f"adding the TPM2 to {disk.node}",
             descriptors=[descriptor],
             hint="It needs a TPM2 that works and the library libtss2-esys.",
@@ -104,6 +109,7 @@ def add_tpm2(disk: Disk, keys: Keys) -> None:
 
 def add_fido2(disk: Disk, keys: Keys) -> None:
     """Add a slot that opens with the FIDO2 token that is plugged in; it asks for a touch and perhaps a PIN."""
+    _wants_luks2(disk, "a FIDO2 token")
     with _changing(disk, keys) as key, key.descriptor() as descriptor:
         interact(
             cryptenroll(disk.node, f"/dev/fd/{descriptor}", "--fido2-device=auto"),
@@ -115,6 +121,7 @@ def add_fido2(disk: Disk, keys: Keys) -> None:
 
 def add_tang(disk: Disk, keys: Keys, url: str, thumbprint: str) -> None:
     """Add a slot that opens while the Tang server *url* answers. Raises `MagbayError`."""
+    _wants_luks2(disk, "a Tang server")
     # clevis takes nothing but a regular file: one in memory, for root only, gone afterwards.
     with _changing(disk, keys) as key, tempfile.TemporaryDirectory(dir=_memory(), prefix="magbay-") as folder:
         path = Path(folder) / "key"
@@ -131,6 +138,15 @@ def add_tang(disk: Disk, keys: Keys, url: str, thumbprint: str) -> None:
             )
         finally:
             keyfile.erase(path)
+
+
+def _wants_luks2(disk: Disk, what: str) -> None:
+    """Raises `MagbayError` for a container whose header has no place for tokens."""
+    if luks.header(disk.node).version != 2:
+        raise MagbayError(
+            f"{disk.node} has a LUKS1 header, which has no place for {what}: nothing was changed",
+            hint="A passphrase or a recovery key works there; 'cryptsetup convert --type luks2' makes a LUKS2 header.",
+        )
 
 
 def remove(disk: Disk, keys: Keys, number: int) -> str:

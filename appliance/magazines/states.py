@@ -60,7 +60,7 @@ ALWAYS = frozenset({State.GONE, State.FAILED, State.FOREIGN})
 # ActiveState of a unit that is on its way somewhere.
 _MOVING = ("activating", "deactivating")
 
-# Exit statuses of cryptsetup(8), of open-container (6) and of systemd (systemd.exec(5)), in words for an operator.
+# Exit statuses of cryptsetup(8), of open-container (6 to 8) and of systemd (systemd.exec(5)), in words for an operator.
 _UNLOCK_REASONS = {
     1: ("cryptsetup refused its parameters", "See 'journalctl -u {unit}'."),
     2: ("the key file does not open this disk", "Restore the key that was in use when it was prepared, then replug."),
@@ -68,6 +68,15 @@ _UNLOCK_REASONS = {
     4: ("the LUKS header cannot be read", "Replug the disk; if that does not help, restore the header backup."),
     5: ("the mapping is busy", "Something still holds an older mapping; replug once it has ended."),
     6: ("another disk with the same LUKS UUID came in that moment", "Pull one of the two disks, replug the other."),
+    7: (
+        "the key file is missing or does not open it, and the TPM of this machine does not either",
+        "Put the key file back. A TPM opens nothing after a change of firmware or Secure Boot, nor on another machine: "
+        "then 'magbay key remove' its slot and 'magbay key add --tpm2' anew.",
+    ),
+    8: (
+        "the key file is missing or does not open it, and the Tang server does not answer",
+        "It is tried again by itself; or put the key file back.",
+    ),
     243: ("the key file is missing or not readable", "Put the key file back, then replug the disk."),
 }
 

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from appliance.keys.secret import Secret
 from appliance.keys.slots import Disk
 from appliance.magazines import headerless
 from appliance.magazines.prepare import enrol
+from appliance.magazines.states import Facts, State, observe, unlock_may_pass
 from tests.unit.lukshelp import LuksDisk, needs_cryptsetup
 
 ROOT = Path(__file__).parents[2]
@@ -100,10 +102,33 @@ def test_command_lines_of_other_enrollers() -> None:
         "--tpm2-device=auto",
         "/dev/sdx",
     ]
+    assert slots.cryptenroll("/dev/sdx", "/dev/fd/7", *slots._TPM2)[2:4] == ["--tpm2-device=auto", "--tpm2-pcrs=7"]
     words = slots.clevis("/dev/sdx", "/dev/shm/k", "http://tang", "abc")
     assert words[:-1] == ["clevis", "luks", "bind", "-d", "/dev/sdx", "-k", "/dev/shm/k", "tang"]
     assert json.loads(words[-1]) == {"url": "http://tang", "thp": "abc"}
     assert json.loads(slots.clevis("/dev/sdx", "k", "http://tang", "")[-1]) == {"url": "http://tang"}
+
+
+@needs_cryptsetup
+@pytest.mark.parametrize(
+    "add", [slots.add_tpm2, slots.add_fido2, lambda *place: slots.add_tang(*place, "http://tang", "thumbprint")]
+)
+def test_luks1_has_no_place_for_tokens(config: Config, tmp_path: Path, add: Callable[..., None]) -> None:
+    config.state_dir.mkdir()
+    old = LuksDisk.create(tmp_path / "old", config.key_file, "luks1")
+    before = old.node.read_bytes()
+    with pytest.raises(MagbayError, match="LUKS1 header") as caught:
+        add(Disk(str(old.node), old.uuid, config.state_dir), rotation.load(config.key_file))
+    assert "recovery key" in caught.value.hint and old.node.read_bytes() == before
+    assert not list((config.state_dir / "headers").glob("*")), "nothing was begun"
+
+
+@pytest.mark.parametrize(("status", "words"), [(7, "the TPM of this machine"), (8, "the Tang server")])
+def test_what_else_could_have_opened_it_is_named(status: int, words: str) -> None:
+    facts = Facts(enrolled=True, unit="failed", unit_result="exit-code", unit_status=status, attempted=True)
+    verdict = observe(facts)
+    assert verdict.state is State.FAILED and words in verdict.reason and "key file" in verdict.reason and verdict.hint
+    assert unlock_may_pass("exit-code", status), "it is tried again by itself"
 
 
 @needs_cryptsetup

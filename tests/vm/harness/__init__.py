@@ -4,10 +4,12 @@ from tests.vm.harness.channels import ChannelError
 from tests.vm.harness.disk import Disk
 from tests.vm.harness.frozen import Frozen, freeze, frozen_guest, upgraded_guest
 from tests.vm.harness.guest import CommandFailed, Guest, GuestTimeout, Result
-from tests.vm.harness.image import build_package, cache_directory, image_path
+from tests.vm.harness.image import CHECKOUT, build_package, cache_directory, image_path
 from tests.vm.harness.machine import Firmware, Machine
+from tests.vm.harness.tpm import Tpm
 
 __all__ = [
+    "CHECKOUT",
     "ChannelError",
     "CommandFailed",
     "Disk",
@@ -17,6 +19,7 @@ __all__ = [
     "GuestTimeout",
     "Machine",
     "Result",
+    "Tpm",
     "build_package",
     "cache_directory",
     "freeze",

@@ -74,17 +74,19 @@ class Guest:
         *,
         firmware: Firmware = Firmware.BIOS,
         size: str | None = None,
+        devices: Sequence[str] = (),
         progress: Callable[[str], None] | None = None,
     ) -> Guest:
         """Boot *image* through the firmware and wait until the system is up; changes go to an overlay in *folder*.
 
         *folder* also gets the sockets (keep its path short) and the console log. Raises GuestTimeout when the guest
-        does not come up; the console log is part of the message. With *size* ("5G") the disk is larger than the image.
+        does not come up; the console log is part of the message. With *size* ("5G") the disk is larger than the image;
+        *devices* are more words for QEMU.
         """
         folder.mkdir(parents=True, exist_ok=True)
         root = folder / "root.qcow2"
         overlay(root, image, "raw", size)
-        guest = cls(Machine(root, folder, firmware))
+        guest = cls(Machine(root, folder, firmware, devices=devices))
         try:
             guest._wait_booted(progress or (lambda text: None))
         except BaseException:

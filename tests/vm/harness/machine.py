@@ -9,6 +9,7 @@ import functools
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar
@@ -63,7 +64,8 @@ def arguments(disk: Path, directory: Path, firmware: Firmware) -> list[str]:
     return words
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For `preexec_fn`: the process ends with this one."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -75,10 +77,17 @@ class Machine:
 
     live: ClassVar[set[Machine]] = set()
 
-    def __init__(self, disk: Path, directory: Path, firmware: Firmware, incoming: Path | None = None) -> None:
+    def __init__(
+        self,
+        disk: Path,
+        directory: Path,
+        firmware: Firmware,
+        incoming: Path | None = None,
+        devices: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.console = directory / "console.log"
-        words = arguments(disk, directory, firmware)
+        words = [*arguments(disk, directory, firmware), *devices]
         if incoming is not None:
             words += ["-incoming", f"exec:cat {incoming}"]
         self._errors = directory / "qemu.log"
@@ -89,7 +98,7 @@ class Machine:
                 stdout=errors,
                 stderr=errors,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         Machine.live.add(self)
         try:
