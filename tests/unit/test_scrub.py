@@ -75,7 +75,7 @@ def test_a_good_magazine(tmp_path: Path, small: Config, tree: Path) -> None:
     found = check(small, progress=read.append, started=total.append)
     assert (found.round.errors, found.round.warnings, found.exit_status) == ([], [], ExitStatus.DONE)
     assert found.round.files == sum(job.files for job in jobs) and found.round.jobs == [job.job_id for job in jobs]
-    used = sum(path.stat().st_size for path in (tmp_path / "m1").iterdir())
+    used = sum(path.stat().st_size for path in (tmp_path / "m1").glob("m1-*"))
     assert sum(read) == found.round.read == total[0] == used
     shown = magbay(tmp_path, "magazine", "show", "m1", json_output=True).document["verified"]
     assert (shown["errors"], shown["files"], shown["resumes_at"]) == (0, found.round.files, None) and shown["last"]
