@@ -16,7 +16,7 @@ from appliance.config.kinds import NAME
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, NotFoundError, UsageError
-from appliance.magazines import leaflet
+from appliance.magazines import leaflet, unlisted
 from appliance.magazines.attached import Magazine, enrolments, find, known, published, read_enrolments
 from appliance.magazines.enrolment import export, forget, take_over
 from appliance.storage import scrubs
@@ -191,11 +191,19 @@ def run_forget(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def run_checksums(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Write the lists of one magazine anew."""
-    magazine = find(load(args.config), args.name)
+    config = load(args.config)
+    magazine = find(config, args.name)
     assert magazine.path is not None  # `find` gives attached magazines only
+    unlisted.clear(config, magazine.identity)
     total = sum((magazine.path / name).stat().st_size for name in leaflet.volumes(magazine.path)) if args.all else None
-    with out.progress(f"reading {args.name}", total) as progress:
-        found = leaflet.checksums(magazine.path, magazine.name, everything=args.all, advance=progress.advance)
+    try:
+        with out.progress(f"reading {args.name}", total) as progress:
+            found = leaflet.checksums(magazine.path, magazine.name, everything=args.all, advance=progress.advance)
+    except BaseException:
+        unlisted.mark(config, magazine.identity)
+        raise
+    if found.busy:
+        unlisted.mark(config, magazine.identity)
     out.document(
         {
             "magazine": args.name,
