@@ -84,9 +84,9 @@ def _key_rotation(config: Config) -> dict[str, Any] | None:
 
 def _last_jobs(config: Config) -> list[dict[str, Any]]:
     """The latest jobs; none when there is no catalog yet, which a look must not create."""
-    if not (config.state_dir / "catalog.db").exists():
+    if not Catalog.exists(config):
         return []
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         jobs = catalog.jobs()[:_JOBS]
     return [

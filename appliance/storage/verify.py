@@ -87,7 +87,7 @@ def run(
     """
     result = VerifyResult()
     keys = VolumeKeys(request.keys)
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         work = _work(catalog, config, request, result)
         started(sum(part.size for _, parts in work for part in parts))
