@@ -124,8 +124,10 @@ _NEWEST = (
 def _newest_where(
     catalog: Catalog, chain: Sequence[int], where: str, values: Sequence[bytes], *, many: bool = False
 ) -> Iterator[SavedFile]:
-    query = _NEWEST.format(where=where, marks=", ".join("?" * len(chain)), rank=_rank(chain))
-    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *chain), many=many):
+    # One JobId alone would make SQLite read all files of that job rather than those of the directory.
+    jobs = (*chain, chain[-1])
+    query = _NEWEST.format(where=where, marks=", ".join("?" * len(jobs)), rank=_rank(chain))
+    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *jobs), many=many):
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 

@@ -147,7 +147,7 @@ def _run(
     cancelled: Callable[[], bool],
     pause: _Pause,
 ) -> ScrubResult:
-    with Catalog(config.state_dir) as catalog, scrubs.alone(config, magazine.identity, magazine.name):
+    with Catalog.of(config) as catalog, scrubs.alone(config, magazine.identity, magazine.name):
         catalog.recover()
         known = scrubs.load(config, magazine.identity, magazine.name)
         if request.restart or known.round is None:
