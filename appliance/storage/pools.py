@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance import __version__
 from appliance.config.jobs import LabelDialect, PoolConfig
@@ -90,8 +93,7 @@ def label_new(
     if not may_use(config, pool_name, magazine):
         raise UsageError(f"pool {pool_name} has no volumes on magazine {magazine.name}", hint=_ELSEWHERE)
     # One process at a time chooses names, so that no two volumes of one catalog are called the same.
-    with files.locked(config.state_dir / "label.lock"):
-        files.adopt(config.state_dir / "label.lock", config.state_dir)
+    with _names_locked(config.state_dir):
         if pool.maximum_volumes and len(catalog.media(pool=pool_name)) >= pool.maximum_volumes:
             raise PoolFullError(f"pool {pool_name} has its {pool.maximum_volumes} volumes already", hint=_MORE)
         template, changer = config.changer.volume_names, config.changer.name
@@ -109,6 +111,18 @@ def label_new(
                 raise _not_created(error, name, magazine) from None
             media = catalog.add_media(name, magazine.name, magazine.identity, pool_name, device.end)
             return OpenVolume(device, media, fresh=True)
+
+
+@contextlib.contextmanager
+def _names_locked(state_dir: Path) -> Iterator[None]:
+    path = state_dir / "label.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(path))
+            files.adopt(path, state_dir)
+        except OSError as error:
+            raise MagbayError(f"{path}: {error.strerror}", hint="Look at the file system of state_dir.") from None
+        yield
 
 
 def _not_created(error: OSError, name: str, magazine: Magazine) -> MagbayError:

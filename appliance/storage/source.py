@@ -10,7 +10,7 @@ from pathlib import Path
 
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError
-from appliance.magazines import attached, unlisted
+from appliance.magazines import attached
 from appliance.magazines.attached import Magazine, Presence
 from appliance.storage import expiry, recycling
 from appliance.storage.catalog import Catalog, CatalogError
@@ -73,7 +73,6 @@ class VolumeSource:
                 raise trouble
         if self._patience:
             self._patience.over()
-        unlisted.mark(self._config, found.media.identity)
         found.device.pulled = Presence(self._config, found.media.identity).gone
         return found
 
@@ -207,19 +206,23 @@ class VolumeSource:
             text = f"volume {media.name} on magazine {magazine.name} cannot be opened: {error.strerror}"
             self._log.warning(text, MAGAZINE=magazine.name, VOLUME=media.name)
             return None
+        opened = None
         try:
             # Only now, with the lock held, the catalog's word on the volume is the last one.
             now = self._catalog.media(media_id=media.media_id)[0]
             ready = self._emptied(device, now) if anew else self._appendable(device, now, media.pool)
-            if ready:
-                return self._made_ready(device, ready, stream)
+            opened = self._made_ready(device, ready, stream) if ready else None
         except CatalogError:
-            device.close()
             raise
         except MagbayError as error:
             self._log.warning(error.message, MAGAZINE=magazine.name, VOLUME=media.name)
-        device.close()
-        return None
+        except OSError as error:
+            text = f"volume {media.name} on magazine {magazine.name} cannot be read: {error.strerror}"
+            self._log.warning(text, MAGAZINE=magazine.name, VOLUME=media.name)
+        finally:
+            if opened is None:
+                device.close()
+        return opened
 
     def _appendable(self, device: FileVolume, media: Media, pool: str) -> Media | None:
         """The volume, when it still is in *pool* and sound; one of the scratch pool changes to ours."""
