@@ -39,7 +39,7 @@ from appliance.volumes.reader import Damage
 from appliance.volumes.streams import TYPE_MASK, WINDOWS_DATA, Stream, stream_name
 from appliance.volumes.verify import DigestPlan
 
-_TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
 _MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
 _RECORD_COST = 256
 _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at most
@@ -128,11 +128,20 @@ class Extractor:
     def close(self) -> None:
         """Close all files."""
         for one in self._open.values():
-            if one.fd is not None:
-                os.close(one.fd)
+            self._close_one(one)
         self._open.clear()
         self._target.close()
         self._plan.close()
+
+    def _close_one(self, one: OpenFile) -> None:
+        """Close the file; one that is not in its place by now is gone, and nothing can be linked to it."""
+        if one.fd is not None:
+            os.close(one.fd)
+            one.fd = None
+        if one.unfinished is not None:
+            self._target.drop_file(one.unfinished, one.parts)
+            one.unfinished = None
+            self._links.pop((one.entry.ids, one.entry.file_index), None)
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, _OF_A_FILE):
@@ -253,7 +262,7 @@ class Extractor:
 
     def _file(self, one: OpenFile) -> int:
         if one.fd is None:
-            one.fd = self._target.create_file(one.parts)
+            one.fd, one.unfinished = self._target.create_file(one.parts)
         return one.fd
 
     def _pieces(self, one: OpenFile, stream: int, chunk: Chunk) -> Iterable[Chunk]:
@@ -300,16 +309,17 @@ class Extractor:
         try:
             if one.digest is not None and one.fd is None:
                 self._make_empty(one, event)
-            if one.failed:
-                return
-            missed = self._complete(one)
+            missed = [] if one.failed else self._complete(one)
+            if one.unfinished is not None and not one.unwritable:
+                self._target.place_file(one.unfinished, one.parts)
+                one.unfinished = None
         except (OSError, OverflowError) as error:
             self._fail(one, error)
             return
         finally:
-            if one.fd is not None:
-                os.close(one.fd)
-                one.fd = None
+            self._close_one(one)
+        if one.failed:
+            return
         self.summary.files += 1
         self._judge(one, event, missed)
 
@@ -366,6 +376,7 @@ class Extractor:
             raise OSError(error.errno, error.strerror, one.path) from error
         message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         one.failed = message
+        one.unwritable = isinstance(error, OSError)
         self.summary.fail(f"{one.path}: {message}")
         self._tell(one.path, Outcome.FAILED, message)
 

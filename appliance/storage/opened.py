@@ -33,6 +33,8 @@ class OpenFile:
     parts: Parts
     path: str
     fd: int | None = None
+    unfinished: bytes | None = None  # its name while it is not whole
+    unwritable: bool = False  # the target did not take it: what was there stays
     digest: FileDigest | None = None
     position: int = 0
     length: int = 0

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import errno
 import grp
+import itertools
 import os
 import pwd
 import stat as modes
@@ -26,6 +27,8 @@ Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL_BITS = 0o6000
+_UNFINISHED = b".magbay-unfinished-"
+_numbers = itertools.count(1)
 _LONGEST_NAME = 65536  # bytes; sixteen times what the kernel takes at once, as trees can be deeper than that
 _XATTR_MAGIC = 0x005C5884
 _ACL_VERSION = 2  # of the kernel's form (linux/posix_acl_xattr.h): u32 version, then entries of tag, permissions, id
@@ -148,13 +151,28 @@ class Target:
         else:
             os.unlink(parts[-1], dir_fd=self.parent(parts))
 
-    def create_file(self, parts: Parts) -> int:
-        """A new regular file in place of what is there, open for writing, for its owner only. Raises `OSError`."""
+    def create_file(self, parts: Parts) -> tuple[int, bytes]:
+        """A new regular file, open for writing, for its owner only, and its name until `place_file`. Raises `OSError`.
+
+        So what was there stays until the new file is whole, and no half file ever has the name of a whole one.
+        """
+        while True:
+            name = b"%s%d-%d" % (_UNFINISHED, os.getpid(), next(_numbers))
+            with contextlib.suppress(FileExistsError):  # of a restore that was killed
+                return os.open(name, _CREATE, 0o600, dir_fd=self.parent(parts)), name
+
+    def place_file(self, name: bytes, parts: Parts) -> None:
+        """The file of `create_file` is done: it takes the place of what is there. Raises `OSError`."""
         try:
-            return os.open(parts[-1], _CREATE, 0o600, dir_fd=self.parent(parts))
-        except FileExistsError:
+            os.rename(name, parts[-1], src_dir_fd=self.parent(parts), dst_dir_fd=self.parent(parts))
+        except IsADirectoryError:
             self.remove(parts)
-            return os.open(parts[-1], _CREATE, 0o600, dir_fd=self.parent(parts))
+            os.rename(name, parts[-1], src_dir_fd=self.parent(parts), dst_dir_fd=self.parent(parts))
+
+    def drop_file(self, name: bytes, parts: Parts) -> None:
+        """Nothing will become of the file of `create_file`."""
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self.parent(parts))
 
     def create_directory(self, parts: Parts) -> None:
         """A directory, which may be there already. Raises `OSError`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from appliance.config.schema import Config
+from appliance.errors import ExitStatus, MagbayError
 from appliance.host import files
 from appliance.keys import keyfile
 from appliance.keys.keyfile import Form
@@ -15,7 +17,7 @@ from appliance.keys.secret import Secret
 from appliance.storage import labelling
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, VolumeStatus
-from tests.unit.enginehelp import save, volume
+from tests.unit.enginehelp import assert_same, below, bring_back, save, volume
 
 
 @pytest.fixture
@@ -67,3 +69,53 @@ def test_a_key_file_that_is_written_in_part_only_is_no_key(tmp_path: Path, monke
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:64]))
     keyfile.store(tmp_path / "key", Secret(bytes(range(256)) * 16), Form.PLAIN)
     assert (tmp_path / "key").read_bytes() == bytes(range(256)) * 16
+
+
+def test_an_interrupted_restore_leaves_what_was_there(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(200_000))
+    save(config, source)
+    out = below(tmp_path / "out", source)
+    out.mkdir(parents=True)
+    (out / "file").write_bytes(b"what was there")
+    pwrite, count = os.pwrite, [0]
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        count[0] += 1
+        if count[0] > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(MagbayError, match="file is not whole"):
+            bring_back(config, tmp_path / "out")
+    assert os.listdir(out) == ["file"] and (out / "file").read_bytes() == b"what was there"
+    bring_back(config, tmp_path / "out")
+    assert_same(source, out)
+
+
+def test_a_link_to_a_file_that_was_not_restored_is_no_link_to_what_was_there(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "one").write_bytes(b"new")
+    os.link(source / "one", source / "two")
+    save(config, source)
+    out = below(tmp_path / "out", source)
+    out.mkdir(parents=True)
+    for name in ("one", "two"):
+        (out / name).write_bytes(b"old")
+
+    def too_large(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "pwrite", too_large)
+    back = bring_back(config, tmp_path / "out")
+    assert back.exit_status is ExitStatus.FAILED and len(back.errors) == 2
+    assert [(out / name).read_bytes() for name in ("one", "two")] == [b"old", b"old"]
+    assert (out / "one").stat().st_nlink == 1

@@ -114,7 +114,7 @@ def test_a_bomb_stops_at_the_limit(tmp_path: Path, sparse: bool) -> None:
 
     with pytest.raises(LimitError, match="/bomb"):
         extract(tmp_path, fill, limit=50 << 20)
-    assert (tmp_path / "out/bomb").stat().st_blocks * 512 <= 51 << 20
+    assert os.listdir(tmp_path / "out") == []  # what did not become whole is gone
 
 
 def test_a_record_that_expands_beyond_measure_is_an_error_of_the_file(tmp_path: Path) -> None:
