@@ -73,9 +73,9 @@ class AttachedJobs:
 
     def _last_start(self, name: str) -> int | None:
         """When the job began last (Unix seconds)."""
-        if not Catalog.exists(self._config):
+        if not (self._config.state_dir / "catalog.db").exists():
             return None
-        with Catalog.of(self._config) as catalog:
+        with Catalog(self._config.state_dir) as catalog:
             jobs = catalog.jobs(name=name)
         return jobs[0].started if jobs else None
 

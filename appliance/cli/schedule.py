@@ -100,9 +100,9 @@ def _entry(
 
 
 def _last_jobs(config: Config) -> dict[str, Job]:
-    if not Catalog.exists(config):
+    if not (config.state_dir / "catalog.db").exists():
         return {}
-    with Catalog.of(config) as catalog:
+    with Catalog(config.state_dir) as catalog:
         return {job.name: job for job in reversed(catalog.jobs())}
 
 

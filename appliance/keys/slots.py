@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,23 +97,26 @@ def clevis(node: str, key_path: str, url: str, thumbprint: str) -> list[str]:
 
 def add_tpm2(disk: Disk, keys: Keys) -> None:
     """Add a slot that opens with this machine's TPM2. Raises `MagbayError`."""
-    hint = "It needs a TPM2 that works and the library libtss2-esys."
-    _enrol_device(disk, keys, "the TPM2", _TPM2, run, hint)
+    _wants_luks2(disk, "the TPM2")
+    with _changing(disk, keys) as key, key.descriptor() as descriptor:
+        run(
+            cryptenroll(disk.node, f"/dev/fd/{descriptor}", *_TPM2),
+            f"adding the TPM2 to {disk.node}",
+            descriptors=[descriptor],
+            hint="It needs a TPM2 that works and the library libtss2-esys.",
+        )
 
 
 def add_fido2(disk: Disk, keys: Keys) -> None:
     """Add a slot that opens with the FIDO2 token that is plugged in; it asks for a touch and perhaps a PIN."""
-    hint = "It needs one token with the hmac-secret extension, and the library libfido2."
-    _enrol_device(disk, keys, "a FIDO2 token", ("--fido2-device=auto",), interact, hint)
-
-
-def _enrol_device(
-    disk: Disk, keys: Keys, what: str, options: Sequence[str], runner: Callable[..., object], hint: str
-) -> None:
-    _wants_luks2(disk, what)
+    _wants_luks2(disk, "a FIDO2 token")
     with _changing(disk, keys) as key, key.descriptor() as descriptor:
-        words = cryptenroll(disk.node, f"/dev/fd/{descriptor}", *options)
-        runner(words, f"adding {what} to {disk.node}", descriptors=[descriptor], hint=hint)
+        interact(
+            cryptenroll(disk.node, f"/dev/fd/{descriptor}", "--fido2-device=auto"),
+            f"adding a FIDO2 token to {disk.node}",
+            descriptors=[descriptor],
+            hint="It needs one token with the hmac-secret extension, and the library libfido2.",
+        )
 
 
 def add_tang(disk: Disk, keys: Keys, url: str, thumbprint: str) -> None:

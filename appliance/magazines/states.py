@@ -50,9 +50,8 @@ FOLLOWS: dict[State, frozenset[State]] = {
     State.UNLOCKED: (_OPENING | _LEAVING) - {State.IDLE},
     State.MOUNTED: _OPENING | _LEAVING,
     State.IDLE: _OPENING | _LEAVING,
-    # Back to the others when the eject is called off.
-    State.EJECTING: _OPENING | _LEAVING,
-    State.SAFE: _OPENING | _LEAVING,
+    State.EJECTING: frozenset({State.SAFE}),
+    State.SAFE: frozenset({State.EJECTING}),
     State.GONE: frozenset(State),
     State.FAILED: frozenset(State),
 }
@@ -96,8 +95,7 @@ class Facts:
     unlock_due: bool = False  # after a failure that may pass by itself it is time to unlock again
     inner: bool = False  # the mapping is there and udev has looked into it
     inner_matches: bool = False  # it holds the file system that was enrolled
-    checked: bool = False  # its file system was checked since the container was opened
-    check: str = "inactive"  # ActiveState of the check unit
+    check: str = "inactive"  # ActiveState of the check unit; active: checked since the container was opened
     check_result: str = "success"
     check_due: bool = True  # it is time for the next try to check
     mounted: bool = False
@@ -153,13 +151,13 @@ def _opened(facts: Facts) -> Verdict:
             "the container opens, but does not hold the file system that was enrolled",
             "If it was formatted anew on purpose, 'magbay magazine forget' it and prepare it again.",
         )
-    if not facts.checked and facts.check == "failed":
+    if facts.check == "failed":
         return Verdict(
             State.FAILED,
             "its file system could not be checked" + (": it took too long" if facts.check_result == "timeout" else ""),
             "It is tried again by itself. See 'journalctl -u magbay-check@*'.",
         )
-    if not facts.checked:
+    if facts.check != "active":
         return Verdict(State.CHECKING)
     if facts.mount_error:
         return Verdict(
@@ -190,15 +188,12 @@ def next_step(state: State, facts: Facts) -> Step:
         return Step.NONE
     if facts.eject_unit == "active" and (not facts.eject or facts.inner or facts.mounted):
         return Step.REARM
-    if facts.eject_unit == "activating" and not facts.eject:
-        return Step.REARM  # it was called off while somebody still held the magazine
     if state is State.EJECTING:
         return _leave(facts)
     if state is State.LOCKED:
         return Step.NONE if facts.unit == "deactivating" or facts.eject_unit in _MOVING else Step.UNLOCK
     if state is State.CHECKING:
-        # While it is being opened, the unit may still see by itself that the file system is clean.
-        return Step.CHECK if facts.check == "inactive" and facts.unit not in _MOVING else Step.NONE
+        return Step.CHECK if facts.check == "inactive" else Step.NONE
     if state is State.UNLOCKED:
         return Step.MOUNT if facts.mount_due else Step.NONE
     if state is State.FAILED:
@@ -219,7 +214,7 @@ def _again(facts: Facts) -> Step:
     if facts.inner:
         if not facts.inner_matches:
             return Step.NONE
-        if not facts.checked and facts.check == "failed":
+        if facts.check == "failed":
             return Step.CHECK if facts.check_due else Step.NONE
         return Step.MOUNT if facts.mount_due else Step.NONE
     return Step.UNLOCK if facts.unit == "failed" and facts.unlock_due else Step.NONE

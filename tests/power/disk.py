@@ -5,6 +5,8 @@ What is durable, by POSIX and no more:
 * a file's content and length after fsync or fdatasync of that file, as they were at that moment;
 * names in a directory after fsync of that directory.
 
+What was written before an fsync that failed never is, whatever a later fsync says.
+
 Of everything since, any part may be on the disk and any part may not, in any order. A write is cut into what lies in
 one sector (512 bytes) each, and a sector is written whole or not at all. A file whose last bytes are missing may be as
 long as it was to become nevertheless, with zeros there. Changes of names are kept or lost one by one, each as a whole.
@@ -39,6 +41,7 @@ class Kind(IntEnum):
     LINK = 7
     MARK = 8
     FOREIGN = 9
+    LOST = 10
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class Disk:
         self._now: dict[Node, dict[str, Node]] = {}
         self._look_at(self.top)
         self.namings: list[Naming] = []
+        self.last: Node | None = None  # the file that the last call was for; None when it was for names
 
     def _found(self, path: Path) -> Node:
         if path.is_dir():
@@ -170,8 +174,11 @@ class Disk:
 
     def do(self, call: Call) -> None:
         """One call more."""
+        self.last = self._by_inode[call.inode] if call.kind in (Kind.WRITE, Kind.LENGTH) else None
         if call.kind is Kind.SYNC:
             self._sync(self._by_inode[call.inode])
+        elif call.kind is Kind.LOST:
+            self._by_inode[call.inode].pending.clear()
         elif call.kind is Kind.WRITE:
             self._by_inode[call.inode].pending.append(Piece(call.number, call.data))
         elif call.kind is Kind.LENGTH:
@@ -264,7 +271,7 @@ class Cuts:
         self._nodes = disk.nodes()
 
     def telling(self) -> Iterator[State]:
-        """All or nothing of the one and the other, the last flushed or lost."""
+        """All or nothing of contents and names; of the file of the last call one call more or less, of names too."""
         disk, namings = self._disk, self._disk.namings
         everything = {node: node.with_all(node.pending) for node in self._nodes}
         zeros = {node: _zeros(node.content, len(content)) for node, content in everything.items()}
@@ -276,12 +283,15 @@ class Cuts:
         yield disk.state(namings, {})
         yield disk.state([], everything)
         yield disk.state(namings, zeros)
-        for node in self._nodes:  # what is flushed last, in the pieces that it has
+        for node in self._nodes:
+            if node is not self._disk.last:  # the others had their turn at their own calls
+                continue
             yield disk.state(namings, everything | {node: node.with_all(node.pending[:-1])})
             yield disk.state(namings, everything | {node: _zeros(node.with_all(node.pending[:-1]), node_size(node))})
             yield disk.state(namings, everything | {node: node.with_all(node.pending[1:])})
-        for naming in namings[-6:]:
-            yield disk.state([other for other in namings if other is not naming], everything)
+        if self._disk.last is None:
+            for naming in namings[-4:]:
+                yield disk.state([other for other in namings if other is not naming], everything)
 
     def any(self, number: int) -> Iterator[State]:
         """*number* states at random, not all different."""

@@ -22,7 +22,9 @@ from appliance.storage import backup, device, labelling
 from appliance.storage.model import Level
 
 POOLS = {
-    "recycle": "retention: 1s, keep_newest: no, maximum_volume_bytes: 150000, maximum_volumes: 3",
+    "faults-backup": "maximum_volume_bytes: 70000",
+    "faults-recycle": "retention: 1y, keep_newest: no, maximum_volume_bytes: 70000, maximum_volumes: 3",
+    "recycle": "retention: 1y, keep_newest: no, maximum_volume_bytes: 150000, maximum_volumes: 3",
     "scratch": "scratch: Spare",
     "spanning": "maximum_volume_bytes: 150000",
 }

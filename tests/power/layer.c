@@ -22,7 +22,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { MADE = 1, WRITE, LENGTH, SYNC, RENAME, REMOVE, LINK, MARK, FOREIGN };
+enum { MADE = 1, WRITE, LENGTH, SYNC, RENAME, REMOVE, LINK, MARK, FOREIGN, LOST };
 enum { F_OPEN = 1, F_WRITE = 2, F_LENGTH = 4, F_SYNC = 8, F_NAME = 16, F_READ = 32 };
 enum { HALF = -1, STALL = -2 };
 
@@ -322,7 +322,16 @@ static int do_sync(int fd, long call, int counts)
 	char path[PATH_MAX];
 	if (!*root || !path_of(fd, path))
 		return (int)syscall(call, fd, 0, 0, 0);
-	ENTER(F_SYNC, path);
+	pthread_mutex_lock(&one);
+	int trouble = fault(F_SYNC, path);
+	if (trouble > 0) {
+		/* The kernel tells it once, and takes the pages for clean from then on (fsync(2)): they never reach the disk. */
+		if (trouble != EINTR)
+			put(LOST, inode_of(fd), 0, "", "", "", 0);
+		pthread_mutex_unlock(&one);
+		errno = trouble;
+		return -1;
+	}
 	/* Nothing here is to outlive the machine's power: the model decides what the disk has. */
 	if (counts)
 		put(SYNC, inode_of(fd), 0, "", "", "", 0);

@@ -18,9 +18,10 @@ import pytest
 
 from appliance.config.loader import load
 from appliance.errors import ExitStatus
-from appliance.storage import backup, saved_files, verify
+from appliance.storage import backup, copies, saved_files, verify
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, VolumeStatus
+from appliance.volumes.blocks import SessionIds
 from tests.power.disk import Call, Cuts, Disk, Kind, State, calls, key
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def run_below(folder: Path, module: str, *words: str) -> str:
     """Run a module with the layer below it; gives what it prints."""
     environment = os.environ | {"LD_PRELOAD": str(library(folder)), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
@@ -150,7 +151,16 @@ class Machine:
         for name in cut.volumes:  # its label may be torn: then it is written anew, see `append`
             assert (self._disk / "m1" / name).exists(), f"volume {name} was acknowledged and is gone"
         self.verify(good)
+        self._look_for_copies(cut, good)
         return good
+
+    def _look_for_copies(self, cut: Cut, good: list[Job]) -> None:
+        """The magazines can give back what the catalog knows of each acknowledged job."""
+        for job in good:
+            if job.job_id in cut.jobs:
+                paths = [copies.path_of(self._disk / name, _ids(job)) for name in ("m1", "m2")]
+                found = [copies.read_head(path).files for path in paths if path.exists()]
+                assert found and set(found) == {job.files}, f"job {job.job_id} has no copy of its catalog"
 
     def verify(self, jobs: list[Job]) -> None:
         """The jobs, all good ones, are whole on their volumes."""
@@ -173,6 +183,10 @@ class Machine:
         assert not given_up, lines
         self.verify(jobs)
         return done
+
+
+def _ids(job: Job) -> SessionIds:
+    return SessionIds(job.session_id, job.session_time)
 
 
 def sums(source: Path) -> dict[str, str]:

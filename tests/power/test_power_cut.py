@@ -35,6 +35,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", list(RUNS))
 def test_power_cut(folder: Path, name: str) -> None:
     recording = Recording(folder, name)
@@ -53,7 +54,7 @@ def test_power_cut(folder: Path, name: str) -> None:
 
 def different(recording: Recording, known: set[int]) -> Iterator[Cut]:
     """Cuts behind every call, and again until there are enough."""
-    for cut in recording.cuts(3, 0, telling=True):
+    for cut in recording.cuts(1, 0, telling=True):
         known.add(cut.key)  # the same disk twice may have more to promise
         yield cut
     each = 2 * (LEAST - len(known)) // len(recording.calls)  # not all are different
