@@ -20,6 +20,9 @@ ANSWERS = Path("/run/magbay-health")
 _AGAIN = 6 * 3600.0  # seconds until a disk that stays in its bay is read again
 _PATIENCE = 60.0  # seconds until a disk that has not answered counts as one that does not
 _AT_ONCE = 4  # requests to the service manager that are under way
+_CROWD = 2  # disks on their way to being mounted, from which on opening them comes first
+_LATEST = 30.0  # seconds that a disk waits at most for its turn in a crowd
+_RESTING = (State.EJECTING, State.SAFE)
 _HINT = "Its volumes can still be read: copy them, and replace the disk."
 
 
@@ -29,6 +32,7 @@ class HealthWatch:
     def __init__(self, config: Config, host: Host, answers: Path = ANSWERS) -> None:
         self.config, self._host, self._answers = config, host, answers
         self._asked: dict[int, float] = {}  # plug number to when
+        self._seen: dict[int, float] = {}  # the same of the first look at it
         self._known: dict[int, tuple[int, Health]] = {}  # plug number to mark of the answer, and what it said
         self._told: set[tuple[int, Condition]] = set()
         self._first = FirstSeen(config.state_dir)
@@ -38,27 +42,37 @@ class HealthWatch:
 
     def taken_in(self, reports: Iterable[DiskReport]) -> tuple[DiskReport, ...]:
         """*reports* with the health of their disks. What is failing is read-only, and says why."""
-        found = []
-        for report in reports:
+        found, everything = [], tuple(reports)
+        crowded = sum(report.busy for report in everything if report.magazine) > _CROWD
+        for report in everything:
             if not report.magazine or not report.filesystem_uuid or not report.sequence:
                 found.append(report)
                 continue
-            self._ask(report)
+            self._ask(report, crowded=crowded)
             health = self._of(report)
             self._tell(report, health)
             found.append(self._applied(report, health))
         here = {report.sequence for report in found}
-        for number in set(self._asked) - here:
-            del self._asked[number]
+        for number in set(self._seen) - here:
+            del self._seen[number]
+            self._asked.pop(number, None)
             self._known.pop(number, None)
         self._told = {item for item in self._told if item[0] in here}
         return tuple(found)
 
-    def _ask(self, report: DiskReport) -> None:
+    def _ask(self, report: DiskReport, *, crowded: bool) -> None:
         number, now = report.sequence, self._host.clock.now()
+        seen = self._seen.setdefault(number, now)
+        if number not in self._asked and (self._answers / f"{number}.json").exists():
+            self._asked[number] = now  # by an agent before this one
         asked = self._asked.get(number)
-        # Later only while it is in use: a disk that rests is not woken for that.
-        if asked is not None and not (report.state is State.MOUNTED and now - asked > _AGAIN):
+        if asked is None:
+            # A disk that was ejected has stopped its motor.
+            due = report.state not in _RESTING and (not crowded or now - seen > _LATEST)
+        else:
+            # Later only while it is in use: a disk that rests is not woken for that.
+            due = report.state is State.MOUNTED and now - asked > _AGAIN
+        if not due:
             return
         self._asked[number] = now
         # Beside the agent's own work: unlocking does not wait for it.
@@ -93,7 +107,8 @@ class HealthWatch:
 
     def _applied(self, report: DiskReport, health: Health) -> DiskReport:
         marker = self._markers / report.filesystem_uuid
-        if report.sequence not in self._known and self._host.clock.now() - self._asked[report.sequence] < _PATIENCE:
+        since = self._asked.get(report.sequence, self._seen[report.sequence])
+        if report.sequence not in self._known and self._host.clock.now() - since < _PATIENCE:
             # No answer yet: what was failing at its last stay still counts as that.
             refused, reason = marker.exists(), "only for reading until its health is known: the disk was failing"
         else:

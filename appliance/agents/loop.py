@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable
 
 from appliance.errors import MagbayError
@@ -11,7 +12,8 @@ from appliance.host.api import Host
 
 _SOON = 1.0  # seconds until the next look while something is on its way
 _LATEST = 15.0  # seconds until the next look without any hint; well below WatchdogSec of the units
-_SETTLE = 0.02  # seconds in which a burst of hints becomes one look
+_SETTLE = 0.02  # seconds at least in which a burst of hints becomes one look
+_MOST_SETTLE = 0.5
 
 
 class Wakeup:
@@ -24,11 +26,11 @@ class Wakeup:
         """Something may have changed."""
         self._event.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Return when set, or after *seconds*."""
+    async def wait(self, seconds: float, settle: float = _SETTLE) -> None:
+        """Return *settle* seconds after it was set, or after *seconds*."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
-            await asyncio.sleep(_SETTLE)
+            await asyncio.sleep(settle)
         except TimeoutError:
             pass
         self._event.clear()
@@ -55,6 +57,8 @@ async def serve(
     """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation; *reload* between two
     looks, after SIGHUP.
 
+    When a dock full of disks is plugged, hints come without end: looking takes half of a processor at most.
+
     Raises `MagbayError` when the bus is lost: the service manager starts the agent anew, with a new connection.
     """
     loop = asyncio.get_running_loop()
@@ -76,11 +80,11 @@ async def serve(
     lost = asyncio.ensure_future(host.bus.closed())
     lost.add_done_callback(lambda _done: wakeup.set())
     try:
-        soon = await look()
+        soon, computed = await look(), 0.0
         host.notify.ready()
         while not stopping:
             host.notify.alive()
-            await wakeup.wait(_SOON if soon else _LATEST)
+            await wakeup.wait(_SOON if soon else _LATEST, min(max(_SETTLE, computed), _MOST_SETTLE))
             if lost.done():
                 raise MagbayError("the system bus closed the connection", hint="systemd starts the agent anew.")
             if reloading:
@@ -90,7 +94,9 @@ async def serve(
                 soon = await look()
                 host.notify.ready()
             elif not stopping:
+                began = time.process_time()
                 soon = await look()
+                computed = time.process_time() - began
         host.notify.stopping()
     finally:
         lost.cancel()

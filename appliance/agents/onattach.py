@@ -73,9 +73,9 @@ class AttachedJobs:
 
     def _last_start(self, name: str) -> int | None:
         """When the job began last (Unix seconds)."""
-        if not (self._config.state_dir / "catalog.db").exists():
+        if not Catalog.exists(self._config):
             return None
-        with Catalog(self._config.state_dir) as catalog:
+        with Catalog.of(self._config) as catalog:
             jobs = catalog.jobs(name=name)
         return jobs[0].started if jobs else None
 

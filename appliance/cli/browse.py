@@ -42,7 +42,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_browse(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Show a directory, or the versions of one thing."""
     path = os.fsencode(args.path.rstrip("/") or "/")
-    with Catalog(load(args.config).state_dir) as catalog:
+    with Catalog.of(load(args.config)) as catalog:
         catalog.recover()
         if args.versions:
             names = (path, path.rstrip(b"/") + b"/")

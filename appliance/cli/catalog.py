@@ -52,7 +52,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_prune(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Forget what may be forgotten."""
     config = load(args.config)
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         gone = expiry.prune(catalog, config, dry_run=args.dry_run)
     out.document({"pruned": [job.job_id for job in gone], "dry_run": args.dry_run})
@@ -67,7 +67,7 @@ def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Write the copies that are missing."""
     config = load(args.config)
     troubles: list[str] = []
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         jobs = copies.missing(catalog, config)
         for job_id in jobs:
@@ -83,7 +83,7 @@ def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Bring the catalog back."""
     config = load(args.config)
     if args.force:
-        name = recovering.set_aside(config.state_dir)
+        name = recovering.set_aside(config)
         if name:
             out.line(f"the present catalog is {name} now")
     with stoppable() as asked, out.progress("scan") as display:

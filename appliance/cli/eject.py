@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from appliance.agents.control import ask, of_magazine, wait_for
 from appliance.cli.output import Output
 from appliance.config.loader import load
+from appliance.config.schema import Config
 from appliance.errors import ExitStatus, PermissionDeniedError
+from appliance.magazines import unlisted
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -22,6 +24,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the magazine")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="longest wait (default 300)")
     parser.add_argument("--cancel-jobs", action="store_true", help="end magbay's jobs that use it instead of waiting")
+    parser.add_argument("--undo", action="store_true", help="call an eject off, or use the disk again without a replug")
     parser.set_defaults(run=run)
 
 
@@ -29,6 +32,8 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Ask the media agent, then wait until the disk may be pulled."""
     config = load(args.config)
     of_magazine(config, args.name)
+    if args.undo:
+        return _undo(config, args, out)
     ask("Eject", "s", args.name)
 
     cancelled: set[int] = set()
@@ -41,7 +46,17 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
 
     disk = wait_for(config, args.name, ("safe to remove",), args.timeout, told)
     out.document({"magazine": args.name, "state": disk["state"], "disk": disk["node"], "serial": disk["serial"]})
+    if unlisted.marked(config, disk["filesystem_uuid"]):
+        out.warn(f"magbay: {args.name}: its lists of volumes and checksums are older than what was written last")
     out.line(f"Magazine {args.name} is safe to remove ({disk['node']}, serial {disk['serial'] or 'unknown'}).")
+    return ExitStatus.DONE
+
+
+def _undo(config: Config, args: argparse.Namespace, out: Output) -> ExitStatus:
+    ask("UndoEject", "s", args.name)
+    disk = wait_for(config, args.name, ("mounted", "idle"), args.timeout, lambda disk: None)
+    out.document({"magazine": args.name, "state": disk["state"], "disk": disk["node"], "serial": disk["serial"]})
+    out.line(f"Magazine {args.name} is in use again ({disk['node']}, serial {disk['serial'] or 'unknown'}).")
     return ExitStatus.DONE
 
 

@@ -29,7 +29,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_jobs(args: argparse.Namespace, out: Output) -> ExitStatus:
     """List the jobs, newest first."""
-    with Catalog(load(args.config).state_dir) as catalog:
+    with Catalog.of(load(args.config)) as catalog:
         catalog.recover()
         jobs = catalog.jobs(name=args.name)
     out.document({"jobs": [_document(job) for job in jobs]})
@@ -44,7 +44,7 @@ def run_jobs(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Tell of one job."""
-    with Catalog(load(args.config).state_dir) as catalog:
+    with Catalog.of(load(args.config)) as catalog:
         catalog.recover()
         job = catalog.job(args.id)
         volumes = [catalog.media(media_id=s.media_id)[0].name for s in catalog.stretches(args.id)]

@@ -16,7 +16,7 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError
 from appliance.keys import keyfile, rotation
 from appliance.keys.keyfile import Form
-from appliance.magazines import keyring
+from appliance.magazines import keyring, rekeying
 from appliance.magazines.attached import enrolments
 from appliance.magazines.keyring import Backup, Container, Finding
 
@@ -126,7 +126,7 @@ def run_check(args: argparse.Namespace, out: Output) -> ExitStatus:
         if finding.trouble:
             out.warn(f"magbay: magazine {facts['magazine']}: {finding.trouble}")
     if keys.rotating:
-        out.line(_advice(needed))
+        out.line(rekeying.advice(tuple(needed)))
     return ExitStatus.WARNINGS if any(map(_worth_a_warning, findings)) else ExitStatus.DONE
 
 
@@ -140,7 +140,9 @@ def run_rotate(args: argparse.Namespace, out: Output) -> ExitStatus:
     else:
         keys = rotation.begin(config.key_file)
         out.line(f"New key {keys.key.fingerprint()} in {config.key_file}. Print a new recovery sheet.")
+        rekeying.note(config, keys)
     troubles = keyring.rekey_all(config, all_containers(config), keys, out.line)
+    rekeying.note(config, keys)
     for trouble in troubles:
         out.warn(f"magbay: {trouble.message}")
     # A disk that was just being unlocked may have been tried with the previous key only.
@@ -156,8 +158,9 @@ def run_rotate(args: argparse.Namespace, out: Output) -> ExitStatus:
         )
     if finished:
         rotation.finish(config.key_file)
+        rekeying.note(config, rotation.load(config.key_file))
     out.document({**_facts(config), "previous_key_needed_by": needed, "finished": finished})
-    out.line("The previous key is erased." if finished else _advice(needed))
+    out.line("The previous key is erased." if finished else rekeying.advice(tuple(needed)))
     return ExitStatus.WARNINGS if troubles else ExitStatus.DONE
 
 
@@ -168,6 +171,7 @@ def run_rekey(args: argparse.Namespace, out: Output) -> ExitStatus:
     for container in all_containers(config):
         if container.enrolment.luks_uuid == args.luks_uuid.lower() and container.node:
             keyring.rekey(config, container, keys, out.line)
+            rekeying.note(config, keys)
             out.document({"magazine": container.enrolment.name, "key": keys.key.fingerprint()})
             out.line(f"Magazine {container.enrolment.name} opens with the key {keys.key.fingerprint()}.")
             return ExitStatus.DONE
@@ -222,9 +226,3 @@ def _words(finding: Finding) -> str:
 def _worth_a_warning(finding: Finding) -> bool:
     closed = finding.opens is rotation.Opens.NONE or bool(finding.trouble)
     return closed or finding.backup in (Backup.STALE, Backup.MISSING)
-
-
-def _advice(needed: list[str]) -> str:
-    if needed:
-        return f"The previous key is still needed by: {', '.join(needed)}. They are re-keyed when they are plugged in."
-    return "No magazine needs the previous key any more: 'magbay key rotate --finish' erases it."

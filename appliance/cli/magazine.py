@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from appliance.config.kinds import NAME
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, NotFoundError, UsageError
-from appliance.magazines import leaflet
+from appliance.magazines import leaflet, unlisted
 from appliance.magazines.attached import Magazine, enrolments, find, known, published, read_enrolments
 from appliance.magazines.enrolment import export, forget, take_over
+from appliance.storage import scrubs
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -91,6 +93,7 @@ def describe(config: Config) -> list[dict[str, Any]]:
             "writable": magazine.writable,
             "space": _space(magazine) if state in ("here", "mounted") else None,
             "health": disk.get("health"),
+            "verified": scrubs.describe(config, magazine.identity, magazine.name),
             "kind": "directory" if magazine.identity.startswith("directory:") else "disk",
         }
         found.append(facts | enrolled.get(magazine.identity, {}))
@@ -126,9 +129,24 @@ def health_words(health: dict[str, Any] | None) -> str:
 def _shown(key: str, value: Any) -> str:
     if key == "health":
         return health_words(value) or "-"
+    if key == "verified":
+        return _verified(value)
     if key == "space" and value:
         return f"{human_bytes(value['free'])} free of {human_bytes(value['bytes'])}"
     return "-" if value in ("", None) else str(value)
+
+
+def _verified(facts: dict[str, Any]) -> str:
+    """When the magazine was last verified, and how far the present verification is."""
+    told = "never"
+    if facts["last"]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["last"]))
+        told = f"{when}, {human_bytes(facts['bytes'])}, {facts['errors']} errors"
+    if facts["began"]:
+        place = facts["resumes_at"]
+        at = f" at {human_bytes(place['address'])} of volume {place['volume']}" if place else ""
+        told += f"; begun again{at}, {facts['errors_so_far']} errors so far"
+    return told
 
 
 def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
@@ -173,11 +191,19 @@ def run_forget(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def run_checksums(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Write the lists of one magazine anew."""
-    magazine = find(load(args.config), args.name)
+    config = load(args.config)
+    magazine = find(config, args.name)
     assert magazine.path is not None  # `find` gives attached magazines only
+    unlisted.clear(config, magazine.identity)
     total = sum((magazine.path / name).stat().st_size for name in leaflet.volumes(magazine.path)) if args.all else None
-    with out.progress(f"reading {args.name}", total) as progress:
-        found = leaflet.checksums(magazine.path, magazine.name, everything=args.all, advance=progress.advance)
+    try:
+        with out.progress(f"reading {args.name}", total) as progress:
+            found = leaflet.checksums(magazine.path, magazine.name, everything=args.all, advance=progress.advance)
+    except BaseException:
+        unlisted.mark(config, magazine.identity)
+        raise
+    if found.busy:
+        unlisted.mark(config, magazine.identity)
     out.document(
         {
             "magazine": args.name,

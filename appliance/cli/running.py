@@ -96,7 +96,7 @@ def run_reading(work: Reading[Request, Result], label: str, config: Path, reques
     with stoppable() as asked, out.progress(label) as display:
 
         def started(total: int) -> None:
-            display.total = total
+            display.total = display.done + total
 
         return work(
             load(config),

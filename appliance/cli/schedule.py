@@ -100,9 +100,9 @@ def _entry(
 
 
 def _last_jobs(config: Config) -> dict[str, Job]:
-    if not (config.state_dir / "catalog.db").exists():
+    if not Catalog.exists(config):
         return {}
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         return {job.name: job for job in reversed(catalog.jobs())}
 
 

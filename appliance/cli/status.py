@@ -14,6 +14,7 @@ from appliance.config.accepted import in_force
 from appliance.config.schema import Config, DirectorKind
 from appliance.director.wanted import published as published_wants
 from appliance.errors import ExitStatus, UsageError
+from appliance.magazines import rekeying
 from appliance.magazines.attached import published
 from appliance.storage.catalog import Catalog
 
@@ -70,15 +71,22 @@ def collect(config: Config) -> dict[str, Any]:
         "drives": drives,
         "jobs": _last_jobs(config),
         "rotation": rotation(config),
+        "key_rotation": _key_rotation(config),
         "director": published_wants(config.run_dir) if config.director.kind is not DirectorKind.NONE else None,
     }
 
 
+def _key_rotation(config: Config) -> dict[str, Any] | None:
+    """An unfinished rotation of the key: the magazines that still need the previous one, and what is to do."""
+    needed = rekeying.needed_by(config)
+    return None if needed is None else {"needed_by": list(needed), "sentence": rekeying.advice(needed)}
+
+
 def _last_jobs(config: Config) -> list[dict[str, Any]]:
     """The latest jobs; none when there is no catalog yet, which a look must not create."""
-    if not (config.state_dir / "catalog.db").exists():
+    if not Catalog.exists(config):
         return []
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         jobs = catalog.jobs()[:_JOBS]
     return [
@@ -110,6 +118,8 @@ def show(facts: dict[str, Any], out: Output) -> None:
     if not facts["magazines"]:
         out.line("  none yet: 'magbay prepare DEVICE --name NAME' makes one of a blank disk")
     _show_rotation(facts["rotation"], out)
+    if facts["key_rotation"]:
+        out.line(f"Key rotation unfinished: {facts['key_rotation']['sentence']}")
     _show_disks([disk for disk in facts["disks"] if disk["state"] != "gone"], out)
     out.line("Drives")
     for drive in facts["drives"]:

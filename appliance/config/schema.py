@@ -32,6 +32,9 @@ from appliance.config.names import TEMPLATE
 MOST_SLOTS = 32767
 # FIRST-LAST, both included.
 _RANGE = re.compile(r"\d{1,5}-\d{1,5}")
+# An address of libpq (PostgreSQL manual, 34.1.1.2), and one with a password.
+_DATABASE = re.compile(r"postgres(ql)?://.*")
+_PASSWORD = re.compile(r"//[^/?]*:[^/?]*@|[?&]password=")
 # Permissions as chmod(1) takes them.
 _MODE = re.compile(r"[0-7]{3,4}")
 
@@ -232,12 +235,23 @@ class DirectorConfig:
 class CatalogConfig:
     """The catalog of jobs and files."""
 
+    database: str = setting(
+        Text("an address such as postgresql:///magbay, without a password", _DATABASE),
+        "PostgreSQL database that holds the catalog, for this machine alone; a file in state_dir if not set. Its "
+        "password, if any, stands in ~/.pgpass, a service file, or the credential pgpass.",
+        default="",
+        example="postgresql:///magbay",
+    )
     copies: bool = setting(
         YesNo(),
         "Whether each job leaves a copy of what the catalog knows of it on its magazines, beside the volumes.",
         default=True,
         example="yes",
     )
+
+    def __post_init__(self) -> None:
+        if _PASSWORD.search(self.database):
+            raise ValueError("database: a password stands in ~/.pgpass or a service file, not in the address")
 
 
 @dataclass(frozen=True)

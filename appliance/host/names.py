@@ -43,6 +43,11 @@ def hook_unit(event: str, magazine: str) -> str:
     return f"magbay-hook@{escape(f'{event}/{magazine}')}.service"
 
 
+def lists_unit(magazine: str) -> str:
+    """The unit that writes the lists of volumes on *magazine* anew."""
+    return f"magbay-lists@{escape(magazine)}.service"
+
+
 def idle_unit(seconds: int) -> str:
     """The unit that tells autofs after how many *seconds* a magazine that nobody uses is unmounted."""
     return f"magbay-idle@{seconds}.service"

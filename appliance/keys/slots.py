@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,26 +97,23 @@ def clevis(node: str, key_path: str, url: str, thumbprint: str) -> list[str]:
 
 def add_tpm2(disk: Disk, keys: Keys) -> None:
     """Add a slot that opens with this machine's TPM2. Raises `MagbayError`."""
-    _wants_luks2(disk, "the TPM2")
-    with _changing(disk, keys) as key, key.descriptor() as descriptor:
-        run(
-            cryptenroll(disk.node, f"/dev/fd/{descriptor}", *_TPM2),
-            f"adding the TPM2 to {disk.node}",
-            descriptors=[descriptor],
-            hint="It needs a TPM2 that works and the library libtss2-esys.",
-        )
+    hint = "It needs a TPM2 that works and the library libtss2-esys."
+    _enrol_device(disk, keys, "the TPM2", _TPM2, run, hint)
 
 
 def add_fido2(disk: Disk, keys: Keys) -> None:
     """Add a slot that opens with the FIDO2 token that is plugged in; it asks for a touch and perhaps a PIN."""
-    _wants_luks2(disk, "a FIDO2 token")
+    hint = "It needs one token with the hmac-secret extension, and the library libfido2."
+    _enrol_device(disk, keys, "a FIDO2 token", ("--fido2-device=auto",), interact, hint)
+
+
+def _enrol_device(
+    disk: Disk, keys: Keys, what: str, options: Sequence[str], runner: Callable[..., object], hint: str
+) -> None:
+    _wants_luks2(disk, what)
     with _changing(disk, keys) as key, key.descriptor() as descriptor:
-        interact(
-            cryptenroll(disk.node, f"/dev/fd/{descriptor}", "--fido2-device=auto"),
-            f"adding a FIDO2 token to {disk.node}",
-            descriptors=[descriptor],
-            hint="It needs one token with the hmac-secret extension, and the library libfido2.",
-        )
+        words = cryptenroll(disk.node, f"/dev/fd/{descriptor}", *options)
+        runner(words, f"adding {what} to {disk.node}", descriptors=[descriptor], hint=hint)
 
 
 def add_tang(disk: Disk, keys: Keys, url: str, thumbprint: str) -> None:

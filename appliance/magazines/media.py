@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
 from appliance.host.api import BlockDevice, Host, Mount, UnitState, Wake
-from appliance.host.names import check_unit, eject_unit, mount_unit, unlock_unit
+from appliance.host.names import check_unit, eject_unit, lists_unit, mount_unit, unlock_unit
 from appliance.magazines.attached import enrolments, read_enrolments
 from appliance.magazines.disks import Disk, leftovers, survey
 from appliance.magazines.holders import Holder, lock_holders, parse, sentence, with_jobs
@@ -21,7 +21,7 @@ from appliance.magazines.reports import DiskReport, report_away, report_of
 from appliance.magazines.states import Facts, State, Step, Verdict, next_step, observe, unlock_may_pass
 from appliance.magazines.stays import Retry, Stay, Stays, stays_folder
 
-_UNITS = ("magbay-unlock@*", "magbay-check@*", "magbay-eject@*")
+_UNITS = ("magbay-unlock@*", "magbay-check@*", "magbay-eject@*", "magbay-lists@*")
 # Markers of the magazines that autofs is to mount for reading only because of their health, below run_dir.
 READ_ONLY = "read-only"
 _STUCK_AFTER = 15.0  # seconds that a unit may claim to have opened a container that is not there
@@ -61,14 +61,15 @@ class Media:
             )
         )
 
-    def eject(self, name: str) -> None:
-        """Note that magazine *name* is to be ejected. Raises `NotFoundError` or `AwayError`."""
+    def eject(self, name: str, *, wanted: bool = True) -> None:
+        """Note that magazine *name* is to be ejected, or (*wanted* False) used again. Raises `NotFoundError` or
+        `AwayError`."""
         enrolment = next((item for item in enrolments(self.config) if item.name == name), None)
         if enrolment is None:
             raise NotFoundError(f"no enrolled magazine is called {name}", hint="'magbay magazine list' shows them.")
         if self._stays.get(enrolment.luks_uuid) is None:
-            raise AwayError(f"magazine {name} is not here: nothing to eject")
-        self._stays.keep(enrolment.luks_uuid, eject=True)
+            raise AwayError(f"magazine {name} is not here")
+        self._stays.keep(enrolment.luks_uuid, eject=wanted)
         self._wake()
 
     def retry(self) -> None:
@@ -86,9 +87,13 @@ class Media:
         options, _, checked = self._host.answers.text(f"{luks}.check").strip().partition("\n")
         failing = (self.config.run_dir / READ_ONLY / enrolment.filesystem_uuid).exists()
         read_only = _read_only(disk, options, checked, failing=failing)
-        facts = self._facts(disk, stay, units, read_only)
+        facts = self._facts(disk, stay, units, read_only, checked=bool(options))
         verdict = observe(facts)
         step = next_step(verdict.state, facts)
+        reader = lists_unit(enrolment.name)
+        if verdict.state is State.EJECTING and units.get(reader, _ABSENT).active in ("active", "activating"):
+            with contextlib.suppress(MagbayError):  # its lists can wait, a person does not
+                await self._host.units.stop_unit(reader)
         if verdict.state is State.UNLOCKING and self._stuck(stay, facts.unit):
             step = Step.LOCK
         try:
@@ -100,7 +105,7 @@ class Media:
         if holders:
             verdict = Verdict(State.EJECTING, sentence(holders), "It goes on by itself.")
         moving = verdict.state in _MOVING or step is Step.REARM
-        known = checked if facts.check == "active" else ""
+        known = checked if facts.checked else ""
         return report_of(
             disk, verdict, read_only=bool(read_only), checked=known, holders=holders, busy=moving or step is Step.MOUNT
         )
@@ -110,7 +115,7 @@ class Media:
         stay = self._stays.get(enrolment.luks_uuid)
         return stay is not None and stay.sequence == disk.device.sequence and stay.eject
 
-    def _facts(self, disk: Disk, stay: Stay, units: Units, read_only: str) -> Facts:
+    def _facts(self, disk: Disk, stay: Stay, units: Units, read_only: str, *, checked: bool) -> Facts:
         assert disk.enrolment is not None
         luks, now = disk.enrolment.luks_uuid, self._host.clock.now()
         unit, check = units.get(unlock_unit(luks), _ABSENT), units.get(check_unit(luks), _ABSENT)
@@ -123,6 +128,8 @@ class Media:
             stay.mounts.reset()
         _note(stay.unlocks, unit, now)
         _note(stay.checks, check, now)
+        if checked:
+            stay.checks.reset()
         _note(stay.ejects, eject, now)
         return Facts(
             enrolled=True,
@@ -133,6 +140,7 @@ class Media:
             unlock_due=unlock_may_pass(unit.result, unit.status) and stay.unlocks.due(now),
             inner=disk.inner is not None,
             inner_matches=disk.inner_matches,
+            checked=checked,
             check=check.active,
             check_result=check.result,
             check_due=stay.checks.due(now),
@@ -204,7 +212,7 @@ class Media:
         mapping, mounted = leftovers(devices, mounts, enrolment, mount_dir)
         unlock, eject = units.get(unlock_unit(luks), _ABSENT), units.get(eject_unit(luks), _ABSENT)
         with contextlib.suppress(MagbayError):
-            if mounted:
+            if mounted and unlock.active != "deactivating":  # else that unit is just unmounting it
                 await self._host.units.stop_unit(mount_unit(mount_dir / enrolment.filesystem_uuid))
             if (mapping or mounted) and unlock.active in ("active", "activating"):
                 await self._host.units.stop_unit(unlock_unit(luks))

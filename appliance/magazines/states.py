@@ -50,8 +50,9 @@ FOLLOWS: dict[State, frozenset[State]] = {
     State.UNLOCKED: (_OPENING | _LEAVING) - {State.IDLE},
     State.MOUNTED: _OPENING | _LEAVING,
     State.IDLE: _OPENING | _LEAVING,
-    State.EJECTING: frozenset({State.SAFE}),
-    State.SAFE: frozenset({State.EJECTING}),
+    # Back to the others when the eject is called off.
+    State.EJECTING: _OPENING | _LEAVING,
+    State.SAFE: _OPENING | _LEAVING,
     State.GONE: frozenset(State),
     State.FAILED: frozenset(State),
 }
@@ -95,7 +96,8 @@ class Facts:
     unlock_due: bool = False  # after a failure that may pass by itself it is time to unlock again
     inner: bool = False  # the mapping is there and udev has looked into it
     inner_matches: bool = False  # it holds the file system that was enrolled
-    check: str = "inactive"  # ActiveState of the check unit; active: checked since the container was opened
+    checked: bool = False  # its file system was checked since the container was opened
+    check: str = "inactive"  # ActiveState of the check unit
     check_result: str = "success"
     check_due: bool = True  # it is time for the next try to check
     mounted: bool = False
@@ -151,13 +153,13 @@ def _opened(facts: Facts) -> Verdict:
             "the container opens, but does not hold the file system that was enrolled",
             "If it was formatted anew on purpose, 'magbay magazine forget' it and prepare it again.",
         )
-    if facts.check == "failed":
+    if not facts.checked and facts.check == "failed":
         return Verdict(
             State.FAILED,
             "its file system could not be checked" + (": it took too long" if facts.check_result == "timeout" else ""),
             "It is tried again by itself. See 'journalctl -u magbay-check@*'.",
         )
-    if facts.check != "active":
+    if not facts.checked:
         return Verdict(State.CHECKING)
     if facts.mount_error:
         return Verdict(
@@ -188,12 +190,15 @@ def next_step(state: State, facts: Facts) -> Step:
         return Step.NONE
     if facts.eject_unit == "active" and (not facts.eject or facts.inner or facts.mounted):
         return Step.REARM
+    if facts.eject_unit == "activating" and not facts.eject:
+        return Step.REARM  # it was called off while somebody still held the magazine
     if state is State.EJECTING:
         return _leave(facts)
     if state is State.LOCKED:
         return Step.NONE if facts.unit == "deactivating" or facts.eject_unit in _MOVING else Step.UNLOCK
     if state is State.CHECKING:
-        return Step.CHECK if facts.check == "inactive" else Step.NONE
+        # While it is being opened, the unit may still see by itself that the file system is clean.
+        return Step.CHECK if facts.check == "inactive" and facts.unit not in _MOVING else Step.NONE
     if state is State.UNLOCKED:
         return Step.MOUNT if facts.mount_due else Step.NONE
     if state is State.FAILED:
@@ -214,7 +219,7 @@ def _again(facts: Facts) -> Step:
     if facts.inner:
         if not facts.inner_matches:
             return Step.NONE
-        if facts.check == "failed":
+        if not facts.checked and facts.check == "failed":
             return Step.CHECK if facts.check_due else Step.NONE
         return Step.MOUNT if facts.mount_due else Step.NONE
     return Step.UNLOCK if facts.unit == "failed" and facts.unlock_due else Step.NONE

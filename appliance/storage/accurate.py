@@ -1,6 +1,7 @@
 """Accurate backups: the tree compared with the state that the jobs before have saved.
 
-The state is a temporary table of SQLite, which lies on disk when it is large; in memory there is one bit a file.
+The state is a temporary table of the catalog's database, which lies on disk when it is large; in memory there is one
+bit a file.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ class Before:
         self._paths: dict[bytes, int | None] = {}
         self._unknown: set[bytes] = set()
         with catalog.transaction(durable=False) as db:
-            db.execute("DROP TABLE IF EXISTS temp.Known")
-            db.execute(
+            db.execute("DROP TABLE IF EXISTS Known")
+            db.declare(
                 "CREATE TEMP TABLE Known(Number INTEGER PRIMARY KEY, PathId INTEGER NOT NULL, Name BLOB NOT NULL, "
                 "Type INTEGER NOT NULL, LStat TEXT NOT NULL, UNIQUE(PathId, Name))"
             )
             for job_id in chain:
                 db.execute(
-                    "INSERT OR REPLACE INTO Known(PathId, Name, Type, LStat) "
-                    "SELECT PathId, Name, Type, LStat FROM File WHERE JobId=?",
+                    "INSERT INTO Known(PathId, Name, Type, LStat) "
+                    "SELECT PathId, Name, Type, LStat FROM File WHERE JobId=? "
+                    "ON CONFLICT(PathId, Name) DO UPDATE SET Type=excluded.Type, LStat=excluded.LStat",
                     (job_id,),
                 )
             db.execute("DELETE FROM Known WHERE Type=?", (FileType.DELETED,))
@@ -61,7 +63,7 @@ class Before:
             path += b"/"
         cut = path.rfind(b"/") + 1
         path_id = self._path_id(path[:cut])
-        query = "SELECT Number, LStat FROM temp.Known WHERE PathId=? AND Name=?"
+        query = "SELECT Number, LStat FROM Known WHERE PathId=? AND Name=?"
         for number, lstat in self._catalog.rows(query, (path_id, path[cut:])):
             self._seen[number >> 3] |= 1 << (number & 7)
             fields = lstat.encode("ascii").split(b" ")
@@ -76,8 +78,7 @@ class Before:
     def gone(self) -> Iterator[Gone]:
         """What the walk did not find again."""
         query = (
-            "SELECT Number, Path, Name, LStat FROM temp.Known JOIN Path USING(PathId) WHERE Number>? "
-            "ORDER BY Number LIMIT ?"
+            "SELECT Number, Path, Name, LStat FROM Known JOIN Path USING(PathId) WHERE Number>? ORDER BY Number LIMIT ?"
         )
         last = 0
         # In batches: a query that stays open would hold the catalog as it was, and the caller writes to it.

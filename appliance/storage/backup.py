@@ -180,7 +180,7 @@ def run(
     names = request.tops()
     allow_depth()
     attached.create_directories(config)
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         for lost in catalog.recover():
             log(f"job {lost.job_id} ({lost.name}) had ended in the middle; it is entered as failed", {})
         new, since = _plan(catalog, request, names)

@@ -71,10 +71,10 @@ def places(config: Config, names: Sequence[str]) -> list[Place]:
 
 def _catalogued(config: Config) -> dict[str, Media]:
     """The volumes of the catalog by name; none where there is no catalog, or none that can be read."""
-    if not (config.state_dir / "catalog.db").exists():
+    if not Catalog.exists(config):
         return {}
     try:
-        with Catalog(config.state_dir) as catalog:
+        with Catalog.of(config) as catalog:
             return {media.name: media for media in catalog.media()}
     except CatalogError:
         return {}

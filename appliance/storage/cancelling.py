@@ -41,8 +41,8 @@ def _running(config: Config, what: str) -> dict[Path, str]:
     """Locked files of running jobs to what the job is called."""
     found: dict[Path, str] = {}
     names = {what} if "/" not in what else set()
-    if (config.state_dir / "catalog.db").exists():
-        with Catalog(config.state_dir) as catalog:
+    if Catalog.exists(config):
+        with Catalog.of(config) as catalog:
             catalog.recover()
             for job in catalog.jobs(status=JobStatus.RUNNING):
                 if what in (str(job.job_id), job.name):

@@ -1,9 +1,8 @@
-"""The catalog: volumes, jobs and files in SQLite (`state_dir/catalog.db`).
+"""The catalog: volumes, jobs and files in SQLite (`state_dir/catalog.db`) or PostgreSQL.
 
-Several processes may use it at once: every change is one short transaction, begun IMMEDIATE, in WAL mode.
-Batches of file rows of a running job are not synced one by one (`synchronous=NORMAL`); every other commit is
-(`synchronous=FULL`), and the commit that ends a job makes the batches before it durable too, since one WAL
-holds both in order.
+Several processes may use it at once: every change is one short transaction, and one at a time changes something.
+Batches of file rows of a running job are not synced one by one; every other commit is, and the commit that ends a job
+makes the batches before it durable too, since one write-ahead log holds both in order.
 """
 
 from __future__ import annotations
@@ -11,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import MagbayError, NotFoundError, PermissionDeniedError
+from appliance.config.schema import Config
+from appliance.errors import NotFoundError, PermissionDeniedError
 from appliance.host import files
 from appliance.storage import tables
+from appliance.storage.database import CatalogError as CatalogError
+from appliance.storage.database import Database, open_database
 from appliance.storage.model import (
     Job,
     JobStatus,
@@ -33,9 +34,6 @@ from appliance.storage.model import (
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
 
-# How long a process waits for another one's transaction, in seconds.
-_PATIENCE = 60
-
 _MEDIA = "MediaId, VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus, FirstWritten, LastWritten"
 _JOB = (
     "JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, VolSessionTime, Started, "
@@ -43,18 +41,17 @@ _JOB = (
 )
 
 
-class CatalogError(MagbayError):
-    """The catalog cannot be read or written."""
+FILE = "catalog.db"  # in state_dir
 
 
 class Catalog:
-    """An open catalog; one thread uses it. Every method raises `CatalogError` when SQLite cannot go on.
+    """An open catalog; one thread uses it. Every method raises `CatalogError` when its database cannot go on.
 
     Opening it raises `PermissionDeniedError` for a user who may not write in *state_dir*.
     """
 
-    def __init__(self, state_dir: Path, name: str = "catalog.db") -> None:
-        self.path = state_dir / name
+    def __init__(self, state_dir: Path, name: str = FILE, *, database: str = "") -> None:
+        """*database*: address of one in PostgreSQL, which this *state_dir* alone uses; without it the file *name*."""
         self._alive_dir = state_dir / "running"
         self._alive: dict[int, int] = {}
         try:
@@ -63,29 +60,22 @@ class Catalog:
             # Only one process at a time turns on WAL and makes the tables.
             with files.locked(state_dir / "catalog.lock"):
                 files.adopt(state_dir / "catalog.lock", state_dir)
-                self._db = self._open()
+                self._db = _opened(state_dir / name, database)
         except OSError as error:
             text = f"{state_dir}: the catalog cannot be opened: {error.strerror}"
             if isinstance(error, PermissionError):
                 raise PermissionDeniedError(text, hint="Run as the user who owns state_dir.") from None
             raise CatalogError(text, hint="Look at the setting state_dir.") from None
 
-    def _open(self) -> sqlite3.Connection:
-        with self.declared():
-            db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version < tables.SCHEMA_VERSION:
-                tables.make(db, version)
-                self.path.chmod(0o640)
-                files.adopt(self.path, self.path.parent)
-            elif version > tables.SCHEMA_VERSION:
-                raise CatalogError(
-                    f"{self.path}: catalog of version {version}, this magbay knows version {tables.SCHEMA_VERSION}",
-                    hint="Use the magbay that wrote it, or a newer one.",
-                )
-            return db
+    @classmethod
+    def of(cls, config: Config) -> Catalog:
+        """The catalog of a configuration. Raises as opening does."""
+        return cls(config.state_dir, database=config.catalog.database)
+
+    @staticmethod
+    def exists(config: Config) -> bool:
+        """Whether there is one already: a look must not create it."""
+        return bool(config.catalog.database) or (config.state_dir / FILE).exists()
 
     def close(self) -> None:
         """Close the connection; locks of jobs that never ended are freed."""
@@ -101,34 +91,25 @@ class Catalog:
         self.close()
 
     @contextlib.contextmanager
-    def declared(self) -> Iterator[None]:
-        """Turn SQLite's errors into `CatalogError`."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise CatalogError(f"{self.path}: {error}", hint=_advice(error)) from None
-
-    @contextlib.contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[Database]:
         """One change, all or nothing; *durable*: on the disk when the block is left."""
-        with self.declared():
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
+        with _declared(self._db):
+            self._db.begin(durable=durable)
             try:
                 yield self._db
-                self._db.execute("COMMIT")
+                self._db.commit()
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                with contextlib.suppress(*self._db.errors):
+                    self._db.rollback()
                 raise
 
-    def rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
-        """The rows of a query, one by one."""
-        with self.declared():
+    def rows(self, query: str, values: Sequence[Any] = (), *, many: bool = False) -> Iterator[Any]:
+        """The rows of a query, one by one; with *many* of them memory is bounded."""
+        with _declared(self._db):
             try:
-                found = self._db.execute(query, values)
+                found = self._db.stream(query, values) if many else self._db.execute(query, values)
             except (OverflowError, UnicodeEncodeError):
-                return  # a number or text that SQLite cannot hold stands in no row
+                return  # a number or text that the database cannot hold stands in no row
             yield from found
 
     def change(self, statement: str, values: Sequence[Any] = (), *, durable: bool = True) -> None:
@@ -154,12 +135,12 @@ class Catalog:
                 raise CatalogError(f"job {new.base} was just purged: {new.name} cannot build on it", hint="Try again.")
             ids = _new_session(db)
             values = (new.name, new.level.value, JobStatus.RUNNING.value, new.pool, new.fileset, new.fileset_md5)
-            cursor = db.execute(
+            job_id = next_job_id(db)
+            db.execute(
                 "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, "
                 "VolSessionTime, Started, Client) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (next_job_id(db), *values, new.base, ids.session_id, ids.session_time, int(time.time()), new.client),
+                (job_id, *values, new.base, ids.session_id, ids.session_time, int(time.time()), new.client),
             )
-            job_id = int(cursor.lastrowid or 0)
             # Inside the transaction, so that `recover` of another process never sees the row without the lock.
             self._come_alive(job_id)
         return self.job(job_id)
@@ -249,15 +230,13 @@ class Catalog:
         self, *, name: str | None = None, status: JobStatus | None = None, fileset_md5: str | None = None
     ) -> list[Job]:
         """Jobs, newest first."""
-        query = (
-            f"SELECT {_JOB} FROM Job WHERE (?1 IS NULL OR Name=?1) AND (?2 IS NULL OR JobStatus=?2) "  # noqa: S608
-            "AND (?3 IS NULL OR FileSetMD5=?3) ORDER BY JobId DESC"
-        )
-        return [_job(row) for row in self.rows(query, (name, status.value if status else None, fileset_md5))]
+        where, values = _where(Name=name, JobStatus=status.value if status else None, FileSetMD5=fileset_md5)
+        query = f"SELECT {_JOB} FROM Job {where} ORDER BY JobId DESC"  # noqa: S608
+        return [_job(row) for row in self.rows(query, values)]
 
     def log(self, job_id: int, kind: str, text: str) -> None:
         """Keep a line of the job's log; *kind*: info, warning, error."""
-        line = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        line = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\0")
         self.change(
             "INSERT INTO Log(JobId, Time, Kind, Text) VALUES(?, ?, ?, ?)",
             (job_id, int(time.time()), kind, line),
@@ -281,11 +260,9 @@ class Catalog:
 
     def media(self, *, name: str | None = None, pool: str | None = None, media_id: int | None = None) -> list[Media]:
         """Volumes, by name."""
-        query = (
-            f"SELECT {_MEDIA} FROM Media WHERE (?1 IS NULL OR VolumeName=?1) AND (?2 IS NULL OR Pool=?2) "  # noqa: S608
-            "AND (?3 IS NULL OR MediaId=?3) ORDER BY VolumeName"
-        )
-        return [_media(row) for row in self.rows(query, (name, pool, media_id))]
+        where, values = _where(VolumeName=name, Pool=pool, MediaId=media_id)
+        query = f"SELECT {_MEDIA} FROM Media {where} ORDER BY VolumeName"  # noqa: S608
+        return [_media(row) for row in self.rows(query, values)]
 
     def update_media(self, media: Media) -> None:
         """Store the volume's size, status and times."""
@@ -332,7 +309,7 @@ class Catalog:
         return {SessionIds(row[0], row[1]) for row in self.rows(query, (media.media_id, *bad))}
 
 
-def write_stretches(db: sqlite3.Connection, job_id: int, stretches: Sequence[Stretch]) -> None:
+def write_stretches(db: Database, job_id: int, stretches: Sequence[Stretch]) -> None:
     """Insert JobMedia rows, inside a transaction."""
     db.executemany(
         "INSERT INTO JobMedia(JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress) "
@@ -341,7 +318,7 @@ def write_stretches(db: sqlite3.Connection, job_id: int, stretches: Sequence[Str
     )
 
 
-def write_media(db: sqlite3.Connection, media: Media) -> None:
+def write_media(db: Database, media: Media) -> None:
     """Update a Media row, inside a transaction."""
     db.execute(
         "UPDATE Media SET VolBytes=?, VolStatus=?, FirstWritten=?, LastWritten=? WHERE MediaId=?",
@@ -349,31 +326,74 @@ def write_media(db: sqlite3.Connection, media: Media) -> None:
     )
 
 
-def _new_session(db: sqlite3.Connection) -> SessionIds:
+def _opened(path: Path, address: str) -> Database:
+    """The database with tables of this version. Raises `CatalogError`, `OSError`."""
+    db = open_database(path, address)
+    try:
+        with _declared(db):
+            version = db.version()
+            if version < tables.SCHEMA_VERSION:
+                tables.make(db)
+            elif version > tables.SCHEMA_VERSION:
+                raise CatalogError(
+                    f"{db.name}: catalog of version {version}, this magbay knows version {tables.SCHEMA_VERSION}",
+                    hint="Use the magbay that wrote it, or a newer one.",
+                )
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextlib.contextmanager
+def _declared(db: Database) -> Iterator[None]:
+    """Turn errors of the database into `CatalogError`."""
+    try:
+        yield
+    except db.errors as error:
+        raise CatalogError(f"{db.name}: {error}".strip(), hint=db.advice(error)) from None
+
+
+def _where(**values: object) -> tuple[str, list[object]]:
+    """A condition for the values that are given."""
+    given = {column: value for column, value in values.items() if value is not None}
+    words = " AND ".join(f"{column}=?" for column in given)
+    return (f"WHERE {words}" if words else ""), list(given.values())
+
+
+def _new_session(db: Database) -> SessionIds:
     now = int(time.time())
-    while True:
-        cursor = db.execute("INSERT INTO Session(VolSessionTime) VALUES(?)", (now,))
-        ids = SessionIds(int(cursor.lastrowid or 0), now)
-        # Jobs that a scan entered may have ids of other machines.
-        if not db.execute("SELECT 1 FROM Job WHERE VolSessionId=? AND VolSessionTime=?", _pair(ids)).fetchone():
-            return ids
+    ids = SessionIds(_last(db, "Session", "VolSessionId") + 1, now)
+    # Jobs that a scan entered may have ids of other machines.
+    while db.execute("SELECT 1 FROM Job WHERE VolSessionId=? AND VolSessionTime=?", _pair(ids)).fetchone():
+        ids = SessionIds(ids.session_id + 1, now)
+    db.execute("INSERT INTO Session(VolSessionId, VolSessionTime) VALUES(?, ?)", _pair(ids))
+    db.execute("UPDATE Counter SET Last=? WHERE Name='Session'", (ids.session_id,))
+    return ids
+
+
+def _last(db: Database, table: str, column: str) -> int:
+    """The highest number that was given out, or entered by a scan."""
+    (given,) = db.execute("SELECT Last FROM Counter WHERE Name=?", (table,)).fetchone()
+    (found,) = db.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()  # noqa: S608
+    return max(int(given), int(found))
 
 
 def _pair(ids: SessionIds) -> tuple[int, int]:
     return ids.session_id, ids.session_time
 
 
-def next_job_id(db: sqlite3.Connection) -> int:
+def next_job_id(db: Database) -> int:
     """The next JobId whose number is no attributes stream.
 
     A session label carries the JobId where other records have their stream, and stock `bls` lists the labels of
     such a job as files.
     """
-    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name='Job'").fetchone()
-    job_id = (found[0] if found else 0) + 1
+    job_id = _last(db, "Job", "JobId") + 1
     while job_id & TYPE_MASK in ATTRIBUTES:
         job_id += 1
-    return int(job_id)
+    db.execute("UPDATE Counter SET Last=? WHERE Name='Job'", (job_id,))
+    return job_id
 
 
 def _media(row: Sequence[Any]) -> Media:
@@ -383,16 +403,3 @@ def _media(row: Sequence[Any]) -> Media:
 
 def _job(row: Sequence[Any]) -> Job:
     return Job(row[0], row[1], Level(row[2]), JobStatus(row[3]), *row[4:])
-
-
-def _advice(error: sqlite3.Error) -> str:
-    code = getattr(error, "sqlite_errorname", "")
-    if code.startswith("SQLITE_FULL"):
-        return "Free some space on the file system of state_dir and try again."
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return "Another magbay holds it for long; try again when that one is done."
-    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return "The catalog is damaged: put a copy back, or move it away; 'magbay volume extract' needs none."
-    if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return "Run as the user who owns state_dir."
-    return "Look at the file system of state_dir: it may be full, or its disk may fail."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 
 from appliance.config.schema import Config
 from appliance.storage.catalog import Catalog
+from appliance.storage.database import Database
 from appliance.storage.model import Job, JobStatus, Media
 
 
@@ -63,11 +63,11 @@ def prune(catalog: Catalog, config: Config, *, dry_run: bool = False) -> list[Jo
             db.execute("DELETE FROM JobMedia WHERE JobId=?", (job.job_id,))
             db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus.PURGED.value, job.job_id))
         if gone and not catalog.jobs(status=JobStatus.RUNNING):
-            db.execute("DELETE FROM Path WHERE PathId NOT IN (SELECT PathId FROM File)")
+            db.execute("DELETE FROM Path WHERE NOT EXISTS (SELECT 1 FROM File WHERE File.PathId=Path.PathId)")
     return gone
 
 
-def forget(db: sqlite3.Connection, job_ids: set[int], media: Media) -> None:
+def forget(db: Database, job_ids: set[int], media: Media) -> None:
     """Inside a transaction: the jobs are purged, since what they have on the volume goes.
 
     Of a failed job the traces on other volumes stay: they tell whose tail stands there.

@@ -21,7 +21,7 @@ def create(config: Config, *, magazine: str | None, pool: str, count: int) -> li
     attached.create_directories(config)
     place = _named(config, magazine) if magazine else _first(config, pool)
     made = []
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         for _ in range(count):
             opened = label_new(catalog, config, place, pool, catalog.new_session())
             opened.device.close()

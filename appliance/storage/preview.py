@@ -74,7 +74,7 @@ def of_job(config: Config, request: RestoreRequest, seen: Callable[[SavedFile], 
     """What `restore.run` would do; *seen* is told each file. Raises `NotFoundError`, `CatalogError`."""
     count = _Count(seen)
     here = {magazine.identity for magazine in attached.known(config) if reachable(magazine)}
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         job = chosen_job(catalog, request.job, request.latest, request.before)
         wanted = [one for one in wanted_files(catalog, chain_of(catalog, job), request.globs, count) if one.count]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance.config.schema import Config
-from appliance.errors import MagbayError
+from appliance.errors import MagbayError, UsageError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
 from appliance.storage import copies, scanning
-from appliance.storage.catalog import Catalog, CatalogError, next_job_id
+from appliance.storage.catalog import FILE, Catalog, CatalogError, next_job_id
 from appliance.storage.copies import Copy
+from appliance.storage.database import Database
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import JobStatus, Level, Media, Stretch
 from appliance.storage.pools import reachable
@@ -57,7 +57,7 @@ def run(
     """
     result = Recovered()
     attached.create_directories(config)
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         found = _heads(copies.sources(config, paths), result)
         here = {m.identity: m for m in attached.attached(config) if reachable(m)}
@@ -85,12 +85,16 @@ def run(
     return result
 
 
-def set_aside(state_dir: Path) -> str:
+def set_aside(config: Config) -> str:
     """Rename the present catalog, so that the next one to open it begins a new one; gives its new name, or nothing.
 
-    Raises `MagbayError` while a job runs, `OSError`.
+    Raises `MagbayError` while a job runs, `UsageError` for one in PostgreSQL, `OSError`.
     """
-    path = state_dir / "catalog.db"
+    if config.catalog.database:
+        hint = "Let the configuration name an empty database or schema instead."
+        raise UsageError("a catalog in PostgreSQL is not set aside", hint=hint)
+    state_dir = config.state_dir
+    path = state_dir / FILE
     suffix = time.strftime(".before-%Y%m%dT%H%M%S")
     if not path.exists():
         return ""
@@ -183,7 +187,7 @@ def _overwritten(copy: Copy, media: Sequence[Media], here: dict[str, Magazine]) 
     return False
 
 
-def _enter_job(db: sqlite3.Connection, copy: Copy, known: int | None) -> int:
+def _enter_job(db: Database, copy: Copy, known: int | None) -> int:
     """The job's row, as a failed one for now; what was known of it in part is forgotten."""
     job = copy.job
     if known is not None:
@@ -210,13 +214,13 @@ def _enter_job(db: sqlite3.Connection, copy: Copy, known: int | None) -> int:
     return job_id
 
 
-def _number(db: sqlite3.Connection, wanted: int) -> int:
+def _number(db: Database, wanted: int) -> int:
     """The JobId *wanted*, or the next one when another job has it."""
     taken = db.execute("SELECT 1 FROM Job WHERE JobId=?", (wanted,)).fetchone()
     return wanted if not taken and 0 < wanted < _MOST else next_job_id(db)
 
 
-def _base(db: sqlite3.Connection, copy: Copy) -> int | None:
+def _base(db: Database, copy: Copy) -> int | None:
     """The JobId of what the job builds on. One that is not known yet gets a row, so that it is missed and not lost."""
     if copy.base is None:
         return None
@@ -237,7 +241,7 @@ def _base(db: sqlite3.Connection, copy: Copy) -> int | None:
     return job_id
 
 
-def _enter_places(db: sqlite3.Connection, copy: Copy, media: Sequence[Media], job_id: int) -> None:
+def _enter_places(db: Database, copy: Copy, media: Sequence[Media], job_id: int) -> None:
     numbers = {item.name: _enter_media(db, item) for item in media}
     stretches = [Stretch(numbers[name], *numbers_of) for name, *numbers_of in copy.stretches]
     db.executemany(
@@ -251,7 +255,7 @@ def _enter_places(db: sqlite3.Connection, copy: Copy, media: Sequence[Media], jo
     )
 
 
-def _enter_media(db: sqlite3.Connection, item: Media) -> int:
+def _enter_media(db: Database, item: Media) -> int:
     """The volume's row as the newest of the copies has it."""
     found = db.execute("SELECT MediaId, VolBytes FROM Media WHERE VolumeName=?", (item.name,)).fetchone()
     values = (item.bytes, item.status.value, item.first_written, item.last_written)

@@ -93,7 +93,7 @@ def run(
     Raises `NotFoundError` (job, or no file matches), `AwayError` before anything is written, `CatalogError`,
     `MagbayError` when the target fails. Damage does not end a restore; it is in the result.
     """
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         job = chosen_job(catalog, request.job, request.latest, request.before)
         chain = chain_of(catalog, job)

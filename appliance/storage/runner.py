@@ -79,7 +79,7 @@ def run_in_turn(config: Config, request: BackupRequest, told: Callbacks) -> JobR
 def _saved_since(config: Config, request: BackupRequest, moment: float) -> bool:
     """Whether a run that saves as much as *request* has ended well since *moment* (Unix seconds)."""
     levels = list(Level)[: list(Level).index(request.level) + 1]
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         found = catalog.jobs(name=request.name)
     return any(job.status.good and job.level in levels and job.finished >= int(moment) for job in found)
 

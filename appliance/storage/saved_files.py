@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import stat
 from collections.abc import Generator, Iterator, Sequence
 
 from appliance.storage.catalog import Catalog
+from appliance.storage.database import Database
 from appliance.storage.model import SavedFile
 from appliance.volumes.attributes import FileType
 from appliance.volumes.stat64 import EncodedStat
@@ -28,7 +28,7 @@ class FileWriter:
         self._job_id = job_id
         self._waiting: list[tuple[int, int, bytes, str, str]] = []
         self._paths: dict[bytes, int] = {}
-        self._insert = "INSERT INTO File VALUES(?, ?, ?, ?, ?, ?, ?)" + (" ON CONFLICT DO NOTHING" if again else "")
+        self._again = again
 
     def add(self, file_index: int, kind: int, path: bytes, lstat: str, digest: str) -> None:
         """Enter one saved thing. Raises `CatalogError`."""
@@ -46,11 +46,11 @@ class FileWriter:
                 cut = path.rfind(b"/") + 1
                 path_id = self._paths.get(path[:cut]) or self._path_id(db, path[:cut])
                 rows.append((self._job_id, index, path_id, path[cut:], kind, lstat, digest))
-            db.executemany(self._insert, rows)
+            db.add_files(rows, again=self._again)
         self._waiting.clear()
 
-    def _path_id(self, db: sqlite3.Connection, path: bytes) -> int:
-        db.execute("INSERT OR IGNORE INTO Path(Path) VALUES(?)", (path,))
+    def _path_id(self, db: Database, path: bytes) -> int:
+        db.execute("INSERT INTO Path(Path) VALUES(?) ON CONFLICT DO NOTHING", (path,))
         (known,) = db.execute("SELECT PathId FROM Path WHERE Path=?", (path,)).fetchone()
         if len(self._paths) >= _PATHS:
             self._paths.clear()
@@ -64,7 +64,7 @@ def of_job(catalog: Catalog, job_id: int) -> Generator[SavedFile, None, None]:
         "SELECT FileIndex, Type, Path, Name, LStat, Digest FROM File JOIN Path USING(PathId) "
         "WHERE JobId=? ORDER BY FileIndex"
     )
-    for index, kind, path, name, lstat, digest in catalog.rows(query, (job_id,)):
+    for index, kind, path, name, lstat, digest in catalog.rows(query, (job_id,), many=True):
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 
@@ -88,31 +88,46 @@ def job_algorithm(catalog: Catalog, job_id: int) -> str | None:
     return _ALGORITHMS.get(lengths[0]) if len(lengths) == 1 else None
 
 
+def _rank(chain: Sequence[int]) -> str:
+    """An expression that grows from the oldest job of *chain* to the newest: JobIds, unless a scan gave them others."""
+    if list(chain) == sorted(chain):
+        return "f.JobId"
+    cases = " ".join(f"WHEN {int(job_id)} THEN {place}" for place, job_id in enumerate(chain))
+    return f"CASE f.JobId {cases} END"
+
+
 def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:
     """Of every path in the jobs of *chain* the version of the newest job, by job and FileIndex."""
-    marks = ", ".join("?" * len(chain))
+    marks, rank = ", ".join("?" * len(chain)), _rank(chain)
     query = (
-        "SELECT f.JobId, f.FileIndex, f.Type, p.Path, f.Name, f.LStat, f.Digest "  # noqa: S608 - question marks only
-        "FROM File f JOIN Path p USING(PathId) "
-        f"JOIN (SELECT PathId, Name, max(JobId) AS Newest FROM File WHERE JobId IN ({marks}) GROUP BY PathId, Name) n "
-        "ON n.PathId=f.PathId AND n.Name=f.Name AND n.Newest=f.JobId ORDER BY f.JobId, f.FileIndex"
+        "SELECT f.JobId, f.FileIndex, f.Type, p.Path, f.Name, f.LStat, f.Digest "  # noqa: S608 - numbers only
+        "FROM File f JOIN Path p ON p.PathId=f.PathId "
+        f"JOIN (SELECT f.PathId, f.Name, max({rank}) AS Newest FROM File f WHERE f.JobId IN ({marks}) "
+        "GROUP BY f.PathId, f.Name) n "
+        f"ON n.PathId=f.PathId AND n.Name=f.Name AND n.Newest={rank} AND f.JobId IN ({marks}) "
+        f"ORDER BY {rank}, f.FileIndex"
     )
-    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, chain):
+    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*chain, *chain), many=True):
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 
 _NO_NUMBERS = EncodedStat(mode=stat.S_IFDIR).pack().decode("ascii")
-# Of rows of one path and name the one of the newest job: with max() SQLite takes the other columns from its row.
+# CROSS JOIN: SQLite keeps the order of the tables then, and finds the files of a directory by their index.
 _NEWEST = (
-    "SELECT max(f.JobId), f.FileIndex, f.Type, p.Path, f.Name, f.LStat, f.Digest "
-    "FROM Path p CROSS JOIN File f ON f.PathId=p.PathId "
-    "WHERE {where} AND f.JobId IN ({marks}) GROUP BY f.PathId, f.Name"
+    "SELECT JobId, FileIndex, Type, Path, Name, LStat, Digest FROM ("
+    "SELECT f.JobId, f.FileIndex, f.Type, p.Path, f.Name, f.LStat, f.Digest, "
+    "row_number() OVER (PARTITION BY f.PathId, f.Name ORDER BY {rank} DESC) AS Place "
+    "FROM Path p CROSS JOIN File f WHERE f.PathId=p.PathId AND {where} AND f.JobId IN ({marks})) n WHERE Place=1"
 )
 
 
-def _newest_where(catalog: Catalog, chain: Sequence[int], where: str, values: Sequence[bytes]) -> Iterator[SavedFile]:
-    query = _NEWEST.format(where=where, marks=", ".join("?" * len(chain)))
-    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *chain)):
+def _newest_where(
+    catalog: Catalog, chain: Sequence[int], where: str, values: Sequence[bytes], *, many: bool = False
+) -> Iterator[SavedFile]:
+    # One JobId alone would make SQLite read all files of that job rather than those of the directory.
+    jobs = (*chain, chain[-1])
+    query = _NEWEST.format(where=where, marks=", ".join("?" * len(jobs)), rank=_rank(chain))
+    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *jobs), many=many):
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 
@@ -123,7 +138,7 @@ def below(catalog: Catalog, chain: Sequence[int], path: bytes) -> Iterator[Saved
         yield from _newest_where(catalog, chain, "p.Path=? AND f.Name=?", (path[:cut], path[cut:]))
     inside = path.rstrip(b"/") + b"/"
     # A slash is followed by "0" in ASCII: everything that begins with the directory's name and slash is in between.
-    yield from _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", (inside, inside[:-1] + b"0"))
+    yield from _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", (inside, inside[:-1] + b"0"), many=True)
 
 
 def children(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Iterator[SavedFile]:
@@ -148,7 +163,8 @@ def children(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Iterat
 
 
 def _on_the_way(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Iterator[SavedFile]:
-    for saved in _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", (directory, directory[:-1] + b"0")):
+    inside = (directory, directory[:-1] + b"0")
+    for saved in _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", inside, many=True):
         if saved.type != FileType.DELETED:
             yield SavedFile(saved.job_id, 0, FileType.DIRECTORY, directory, _NO_NUMBERS, "")
             return
@@ -158,8 +174,8 @@ def versions(catalog: Catalog, path: bytes) -> Iterator[SavedFile]:
     """Every saved version of *path* (a directory's with a slash at its end), newest job first."""
     cut = path.rfind(b"/") + 1
     query = (
-        "SELECT f.JobId, f.FileIndex, f.Type, f.LStat, f.Digest FROM Path p CROSS JOIN File f ON f.PathId=p.PathId "
-        "WHERE p.Path=? AND f.Name=? ORDER BY f.JobId DESC"
+        "SELECT f.JobId, f.FileIndex, f.Type, f.LStat, f.Digest FROM Path p CROSS JOIN File f "
+        "WHERE f.PathId=p.PathId AND p.Path=? AND f.Name=? ORDER BY f.JobId DESC"
     )
     for job_id, index, kind, lstat, digest in catalog.rows(query, (path[:cut], path[cut:])):
         yield SavedFile(job_id, index, kind, path, lstat, digest)

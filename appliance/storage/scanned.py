@@ -7,12 +7,12 @@ that are cut by the end of a volume are kept as loose ones until their other par
 from __future__ import annotations
 
 import base64
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from appliance.storage.catalog import Catalog, next_job_id
+from appliance.storage.database import Database
 from appliance.storage.model import Job, JobStatus, Level, Media
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.sink import STRETCH_BYTES
@@ -216,7 +216,7 @@ class VolumeBook:
                     [(ids.session_id, ids.session_time) for ids in self.seen if 0 < ids.session_id < _MOST],
                 )
 
-    def _write_spans(self, db: sqlite3.Connection, session: Session, media_id: int) -> None:
+    def _write_spans(self, db: Database, session: Session, media_id: int) -> None:
         db.execute(
             "DELETE FROM JobMedia WHERE JobId=? AND MediaId=? AND (FirstIndex=0 OR StartAddress>=?)",
             (session.job_id, media_id, self._start),
@@ -267,7 +267,7 @@ def digest_text(stream: int, data: bytes) -> str:
     return _base64(data) if stream in DIGEST_STREAMS.values() else ""
 
 
-def _enter_job(db: sqlite3.Connection, session: Session) -> None:
+def _enter_job(db: Database, session: Session) -> None:
     """A row for the session's job, as failed until `settling` knows better."""
     if not session.job_id:
         session.job_id = next_job_id(db)
@@ -282,7 +282,7 @@ def _enter_job(db: sqlite3.Connection, session: Session) -> None:
     db.execute("INSERT INTO Scanned(JobId) VALUES(?) ON CONFLICT DO NOTHING", (session.job_id,))
 
 
-def _renumber(db: sqlite3.Connection, session: Session, wanted: int) -> None:
+def _renumber(db: Database, session: Session, wanted: int) -> None:
     """Give the job the number that its label has, unless it has its place already or the number is taken."""
     (name,) = db.execute("SELECT Name FROM Job WHERE JobId=?", (session.job_id,)).fetchone()
     if name != UNKNOWN or wanted == session.job_id or not 0 < wanted < _MOST:
@@ -294,7 +294,7 @@ def _renumber(db: sqlite3.Connection, session: Session, wanted: int) -> None:
     session.job_id = wanted
 
 
-def _note_labels(db: sqlite3.Connection, session: Session, label: SessionLabel) -> None:
+def _note_labels(db: Database, session: Session, label: SessionLabel) -> None:
     _renumber(db, session, label.job_id)
     db.execute(
         "UPDATE Job SET Name=?, Level=?, Pool=?, FileSetMD5=?, Client=?, Type=? WHERE JobId=? AND Name=?",
@@ -306,14 +306,14 @@ def _note_labels(db: sqlite3.Connection, session: Session, label: SessionLabel) 
     db.execute("UPDATE Job SET FileSet=? WHERE JobId=? AND FileSet=''", (_text(label.fileset), session.job_id))
 
 
-def _note_start(db: sqlite3.Connection, session: Session, label: SessionLabel) -> None:
+def _note_start(db: Database, session: Session, label: SessionLabel) -> None:
     _note_labels(db, session, label)
     started = label.time // 1_000_000
     db.execute("UPDATE Job SET Started=? WHERE JobId=?", (started, session.job_id))
     db.execute("UPDATE Scanned SET Begun=1 WHERE JobId=?", (session.job_id,))
 
 
-def _note_end(db: sqlite3.Connection, session: Session, label: SessionLabel) -> None:
+def _note_end(db: Database, session: Session, label: SessionLabel) -> None:
     before = session.job_id
     _note_labels(db, session, label)
     if session.rows and session.job_id != before:

@@ -93,7 +93,7 @@ def run(
     """
     attached.create_directories(config)
     known = [magazine for magazine in attached.known(config) if reachable(magazine)]
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         return scan(catalog, config, request, known, log=log, progress=progress, started=started, cancelled=cancelled)
 

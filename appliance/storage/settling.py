@@ -7,12 +7,12 @@ lost by damage that was told; until then it is a failed one, of which `restore -
 from __future__ import annotations
 
 import itertools
-import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from appliance.storage.catalog import Catalog
+from appliance.storage.database import Database
 from appliance.storage.model import JobStatus, Level, SavedFile, VolumeStatus
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.scanned import digest_text
@@ -102,7 +102,7 @@ def _files_of(job_id: int, records: Sequence[tuple[int, int, bytes]]) -> Iterabl
 # -- is it whole ---------------------------------------------------------------------------------------------------
 
 
-def _settle(db: sqlite3.Connection, job_id: int) -> str:
+def _settle(db: Database, job_id: int) -> str:
     begun, ended = db.execute("SELECT Begun, Ended FROM Scanned WHERE JobId=?", (job_id,)).fetchone()
     query = "SELECT count(*), coalesce(max(FileIndex), 0) FROM File WHERE JobId=?"
     count, last = db.execute(query, (job_id,)).fetchone()
@@ -157,7 +157,7 @@ def _hole(places: Sequence[_Place]) -> bool:
     return False
 
 
-def _in_order(db: sqlite3.Connection, job_id: int) -> list[_Place]:
+def _in_order(db: Database, job_id: int) -> list[_Place]:
     """The job's stretches in order of writing; from now on their rows are in that order, too."""
     query = (
         "SELECT JobMediaId, MediaId, FirstIndex, LastIndex, StartAddress, FirstBlock, LastBlock, VolStatus "
@@ -180,7 +180,7 @@ def _in_order(db: sqlite3.Connection, job_id: int) -> list[_Place]:
 # -- what it builds on -----------------------------------------------------------------------------------------------
 
 
-def _find_bases(db: sqlite3.Connection, job_id: int) -> None:
+def _find_bases(db: Database, job_id: int) -> None:
     """Labels do not say which job an incremental or differential one builds on: by name, fileset, client and time.
 
     For all scanned jobs like *job_id*, since it may stand between them.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError
-from appliance.magazines import attached
+from appliance.magazines import attached, unlisted
 from appliance.magazines.attached import Magazine, Presence
 from appliance.storage import expiry, recycling
 from appliance.storage.catalog import Catalog, CatalogError
@@ -73,6 +73,7 @@ class VolumeSource:
                 raise trouble
         if self._patience:
             self._patience.over()
+        unlisted.mark(self._config, found.media.identity)
         found.device.pulled = Presence(self._config, found.media.identity).gone
         return found
 

@@ -1,16 +1,15 @@
-"""The tables of the catalog, and how a catalog of an older version becomes one of this."""
+"""The tables of the catalog, in SQLite's words, and how a catalog of an older version becomes one of this."""
 
 from __future__ import annotations
 
-import sqlite3
+from appliance.storage.database import Database
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _FIRST = (
     """CREATE TABLE Media(MediaId INTEGER PRIMARY KEY, VolumeName TEXT NOT NULL UNIQUE, Magazine TEXT NOT NULL,
        Identity TEXT NOT NULL, Pool TEXT NOT NULL, VolBytes INTEGER NOT NULL, VolStatus TEXT NOT NULL,
        FirstWritten INTEGER NOT NULL DEFAULT 0, LastWritten INTEGER NOT NULL DEFAULT 0)""",
-    # AUTOINCREMENT: an id is not used again even when rows are deleted (reference volume-format.md, 4.4).
     """CREATE TABLE Session(VolSessionId INTEGER PRIMARY KEY AUTOINCREMENT, VolSessionTime INTEGER NOT NULL)""",
     """CREATE TABLE Job(JobId INTEGER PRIMARY KEY AUTOINCREMENT, Name TEXT NOT NULL, Level TEXT NOT NULL,
        JobStatus TEXT NOT NULL, Pool TEXT NOT NULL, FileSet TEXT NOT NULL, FileSetMD5 TEXT NOT NULL, BaseJobId INTEGER,
@@ -57,14 +56,24 @@ _STEPS: dict[int, tuple[str, ...]] = {
         """CREATE TABLE Loose(JobId INTEGER NOT NULL, FileIndex INTEGER NOT NULL, Stream INTEGER NOT NULL,
            Missing INTEGER NOT NULL, Data BLOB NOT NULL, PRIMARY KEY(JobId, FileIndex, Stream, Missing))""",
     ),
+    # The last numbers given out: none comes again even when rows are deleted (reference volume-format.md, 4.4).
+    5: (
+        "CREATE TABLE Counter(Name TEXT PRIMARY KEY, Last INTEGER NOT NULL)",
+        "INSERT INTO Counter SELECT 'Session', coalesce(max(VolSessionId), 0) FROM Session",
+        "INSERT INTO Counter SELECT 'Job', coalesce(max(JobId), 0) FROM Job",
+    ),
 }
 
 
-def make(db: sqlite3.Connection, version: int) -> None:
-    """Bring a catalog of *version* (0: an empty file) to this version, all or nothing. Raises `sqlite3.Error`."""
-    db.execute("BEGIN IMMEDIATE")
-    for step in range(version + 1, SCHEMA_VERSION + 1):
-        for statement in _STEPS[step]:
-            db.execute(statement)
-    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    db.execute("COMMIT")
+def make(db: Database) -> None:
+    """Bring an empty or older catalog to this version, all or nothing. Raises the database's errors."""
+    db.begin(durable=True)
+    try:
+        for step in range(db.version() + 1, SCHEMA_VERSION + 1):
+            for statement in _STEPS[step]:
+                db.declare(statement)
+        db.set_version(SCHEMA_VERSION)
+        db.commit()
+    except BaseException:
+        db.rollback()
+        raise

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config.schema import Config
-from appliance.errors import AwayError, ExitStatus, NotFoundError
+from appliance.errors import AwayError, ExitStatus
 from appliance.magazines import attached
 from appliance.magazines.holders import announced_job
 from appliance.storage import readers, saved_files
 from appliance.storage.catalog import Catalog
+from appliance.storage.checking import FileCheck
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Job, JobStatus, SavedFile
 from appliance.storage.plan import JobReader, Part, Wanted, parts_for
 from appliance.storage.pools import reachable
-from appliance.storage.reading import Hash, new_hash
 from appliance.storage.saved_files import text
-from appliance.volumes.attributes import FileType
 from appliance.volumes.bb03 import VolumeKeys
-from appliance.volumes.compression import decode
-from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import Data, Event, FileEnd, FileEntry, FileStart, FileState
 from appliance.volumes.reader import Damage
 
@@ -32,10 +28,9 @@ _MOST_KEPT = 1000
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """One job, or all good jobs on one magazine, or (neither) all good jobs on all magazines that are here."""
+    """One job, or all good jobs on the magazines that are here."""
 
     job: int | None = None
-    magazine: str | None = None
     keys: tuple[Path, ...] = ()  # places of the keys of enciphered volumes
 
 
@@ -88,11 +83,11 @@ def run(
 ) -> VerifyResult:
     """Read and compare. *started* is told how many bytes there are to read, *progress* those read.
 
-    Raises `NotFoundError` (job, magazine), `AwayError` (a magazine that is needed), `CatalogError`.
+    Raises `NotFoundError` (job), `AwayError` (a magazine that is needed), `CatalogError`.
     """
     result = VerifyResult()
     keys = VolumeKeys(request.keys)
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         work = _work(catalog, config, request, result)
         started(sum(part.size for _, parts in work for part in parts))
@@ -123,12 +118,6 @@ def _work(
             result.warnings.append(f"job {job.job_id} ended as {job.status.word}; what it left is read anyway")
         return [(job, parts_for(catalog, config, job))]
     known = attached.known(config)
-    if request.magazine is not None:
-        known = tuple(magazine for magazine in known if magazine.name == request.magazine)
-        if not known:
-            raise NotFoundError(
-                f"no magazine is called {request.magazine}", hint="'magbay magazine list' shows the known ones."
-            )
     here = [magazine for magazine in known if reachable(magazine)]
     if not here:
         names = " or ".join(magazine.name for magazine in known) or "a magazine"
@@ -153,8 +142,7 @@ class _Check:
         self._expected = self._judged(catalog)
         self._rows = saved_files.of_job(catalog, job.job_id)
         self._row: SavedFile | None = None
-        self._hash: Hash | None = None
-        self._reached = 0
+        self._check: FileCheck | None = None
 
     def _judged(self, catalog: Catalog) -> Wanted:
         """The files that lie on the given parts only: what goes on elsewhere cannot be judged."""
@@ -179,7 +167,7 @@ class _Check:
                 return
             self._take(event)
         for index in self._expected.missing():
-            self._result.error(f"job {self._job.job_id}: {self._name(index)} is not on its volumes")
+            self._error(f"{self._name(index)} is not on its volumes")
 
     def _name(self, index: int) -> str:
         saved = saved_files.one(self._catalog, self._job.job_id, index)
@@ -187,7 +175,8 @@ class _Check:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Data):
-            self._data(event)
+            if self._check:
+                self._check.data(event)
         elif isinstance(event, FileStart):
             self._begin(event.entry)
         elif isinstance(event, FileEnd):
@@ -200,45 +189,26 @@ class _Check:
             self._row = next(self._rows, None)
             if self._row is None:
                 break
-        row = self._row
-        if row is None or row.file_index != entry.file_index:
-            self._result.error(f"job {self._job.job_id}: {entry.path} is on its volumes, but not in the catalog")
-            return
-        if row.path != entry.attributes.name or row.lstat.encode("ascii") != entry.attributes.stat.pack():
-            told = f"{text(row.path)} has other attributes on the volume ({entry.path})"
-            self._result.error(f"job {self._job.job_id}: {told}")
-        self._reached = 0
-        algorithm = saved_files.algorithm_of(row.digest)
-        self._hash = new_hash(algorithm) if algorithm else None
-
-    def _data(self, event: Data) -> None:
-        try:
-            chunk = decode(event.stream, event.data)
-        except VolumeError as error:
-            self._result.error(f"job {self._job.job_id}: {event.entry.path}: {error.message}")
-            return
-        self._reached = (self._reached if chunk.offset is None else chunk.offset) + len(chunk.data)
-        self._result.bytes += len(chunk.data)
-        if self._hash:
-            self._hash.update(chunk.data)
+        if self._row is None or self._row.file_index != entry.file_index:
+            self._check = None
+            self._error(f"{entry.path} is on its volumes, but not in the catalog")
+        else:
+            self._check = FileCheck(entry, self._row)
 
     def _end(self, event: FileEnd) -> None:
-        entry = event.entry
+        entry, check = event.entry, self._check
+        if check:
+            self._result.bytes += check.bytes
         if not self._expected.wants(entry.file_index):
             return
         self._expected.done(entry.file_index)
         self._result.files += 1
+        if check and event.state is FileState.WHOLE:
+            check.end(entry)
+        for line in check.trouble if check else ():
+            self._error(line)
         if event.state is not FileState.WHOLE:
-            self._result.error(f"job {self._job.job_id}: {entry.path} is {event.state.value}")
-        elif entry.attributes.ftype in (FileType.REGULAR, FileType.EMPTY):
-            self._compare(entry)
+            self._error(f"{entry.path} is {event.state.value}")
 
-    def _compare(self, entry: FileEntry) -> None:
-        size = entry.attributes.stat.size
-        if self._reached != size:
-            told = f"has {self._reached} bytes on the volume, {size} were saved"
-            self._result.error(f"job {self._job.job_id}: {entry.path} {told}")
-        elif self._hash and self._row:
-            digest = base64.b64encode(self._hash.digest()).rstrip(b"=").decode("ascii")
-            if digest != self._row.digest:
-                self._result.error(f"job {self._job.job_id}: {entry.path} differs from its digest")
+    def _error(self, line: str) -> None:
+        self._result.error(f"job {self._job.job_id}: {line}")

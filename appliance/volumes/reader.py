@@ -5,6 +5,7 @@ Source: volume format, sections 2 and 18. Memory is bounded by one block (20 MB)
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ _NOT_ONE = "Leave it out; 'magbay volume list' takes volume files only."
 # While looking for the next block, every "BB02" in the data costs a checksum over the length it claims. This much more
 # than the distance searched is spent at most, so that a hostile file cannot make the search quadratic.
 _SEARCH_ALLOWANCE = 256 << 20
+_STEP = 1 << 20  # bytes that are passed over where the disk cannot be read, twice as many each time
+_MOST_FAILURES = 8  # in a row; then the disk is gone rather than damaged
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,24 @@ class Block:
 
 @dataclass(frozen=True)
 class Damage:
-    """*length* bytes at *address* of the file *volume* that could not be used; *what* says why, in words."""
+    """*length* bytes at *address* of the file *volume* that could not be used; *what* says why, in words.
+
+    *foreign*: they may be good, but need a key or a library that is not there, or are of another format.
+    """
 
     volume: str
     address: int
     length: int
     what: str
+    foreign: bool = False
 
     def __str__(self) -> str:
         skipped = f", {self.length} bytes skipped" if self.length else ""
         return f"{self.volume}: at address {self.address}: {self.what}{skipped}"
+
+
+class _UnreadableError(VolumeError):
+    """The disk does not give the bytes."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,10 @@ class VolumeReader:
                 try:
                     got = os.preadv(self._fd, [view[self._end - address :]], self._end)
                 except OSError as error:
-                    raise VolumeError(f"{self.path}: at address {self._end}: {error.strerror}") from None
+                    if self._end - address >= length:
+                        break  # what lies further on may never be wanted
+                    told = f"{self.path}: at address {self._end}: {error.strerror}"
+                    raise (_UnreadableError if error.errno == errno.EIO else VolumeError)(told) from None
                 if not got:
                     break
                 self._end += got
@@ -269,18 +283,32 @@ class VolumeReader:
         return header.length if index and size < MAX_RECORD else 0
 
     def blocks(self, start: int = 0) -> Iterator[Block | Damage]:
-        """Every block from address *start* on (a block border), and in its place whatever is damaged."""
-        address = start
+        """Every block from address *start* on (a block border), and in its place whatever is damaged.
+
+        What the disk cannot read is passed over in growing steps. Raises `VolumeError` when that does not end.
+        """
+        address, failures = start, 0
         while address < self.size:
-            judged = self._judge(address)
-            if isinstance(judged, Block):
-                self._usual = len(judged.data)
-                address += self._usual
-                yield judged
+            try:
+                item = self._block_or_damage(address)
+            except _UnreadableError as error:
+                failures += 1
+                if failures > _MOST_FAILURES:
+                    raise
+                length = min(_STEP << (failures - 1), self.size - address)
+                item = Damage(self.name, address, length, error.message.removeprefix(f"{self.path}: "))
             else:
-                behind = self._resync(address, judged)
-                yield Damage(self.name, address, behind - address, judged.what)
-                address = behind
+                failures = 0
+            yield item
+            address = item.address + (len(item.data) if isinstance(item, Block) else item.length)
+
+    def _block_or_damage(self, address: int) -> Block | Damage:
+        judged = self._judge(address)
+        if isinstance(judged, Block):
+            self._usual = len(judged.data)
+            return judged
+        behind = self._resync(address, judged)
+        return Damage(self.name, address, behind - address, judged.what, bool(judged.foreign))
 
     def is_block(self, address: int) -> bool:
         """Whether a good block begins at *address*."""

@@ -74,6 +74,7 @@ class _Session:
     ignored: int = 0  # FileIndex whose records are passed over (its beginning is missing, or its name not wanted)
     partial: int = 0  # FileIndex that begins before what was read, on a volume that may be read some other time
     skipped: bool = False  # blocks were left out on request
+    in_middle: bool = False  # reading began inside the present file, for all that is known
     record: _Record | None = None
     # Of the open file:
     entry: FileEntry | None = None
@@ -344,8 +345,14 @@ class SessionReader:
                 yield Other(entry, stream, data)
         elif kind in OF_FILES and session.ignored != index:
             session.ignored = index
-            what = f"file {index} of {session.name()} has no attributes; its beginning is missing"
-            yield Damage(self._volume, where, len(data), what)
+            yield from self._without_beginning(session, index, where, len(data))
+
+    def _without_beginning(self, session: _Session, index: int, where: int, length: int) -> Iterator[Event]:
+        what = f"file {index} of {session.name()} has no attributes; its beginning is missing"
+        if not session.in_middle:
+            yield Damage(self._volume, where, length, what)
+        elif self._select is None:
+            yield Partial(self._volume, where, what)
 
     def _begin(self, session: _Session, index: int, stream: int, data: memoryview) -> FileEntry | None:
         kind = stream & TYPE_MASK
@@ -369,6 +376,7 @@ class SessionReader:
 
     def _next_file(self, session: _Session, index: int, where: int) -> Iterator[Event]:
         """Go on to file *index*; report numbers left out, unless that was on request or where reading began."""
+        session.in_middle = session.start is None and not session.last_index and not session.suspect
         expected = session.last_index + 1
         if index != expected and not session.skipped and (session.suspect or session.last_index):
             if index > expected:

@@ -263,6 +263,21 @@ def test_the_agent_asks_once_a_plug_and_not_for_strangers(config: Config, tmp_pa
         found = lenient.taken_in((report,))
         assert not found[0].read_only and found[0].health is not None
         assert found[0].health.condition is Condition.FAILING and bay.told() == ["failing"]
+        # An agent that was restarted does not wake a disk that has stopped, nor ask what was answered already.
+        again = HealthWatch(config, bay.host, bay.answers)
+        again.taken_in((replace(report, state=State.SAFE, sequence=10),))
+        HealthWatch(config, bay.host, bay.answers).taken_in((report,))
+        await asyncio.sleep(0)
+        assert len(started) == 2
+        # Of many that come at once opening comes first, for a while.
+        crowd = [replace(report, sequence=n, state=State.LOCKED, busy=True) for n in range(20, 24)]
+        again.taken_in(crowd)
+        await asyncio.sleep(0)
+        assert len(started) == 2
+        bay.host.clock.time += 31  # type: ignore[attr-defined]
+        again.taken_in(crowd)
+        await asyncio.sleep(0.01)
+        assert len(started) == 6
 
     asyncio.run(story())
 

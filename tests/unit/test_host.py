@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from appliance.errors import MagbayError
 from appliance.host import files
 from appliance.host.commands import run
-from appliance.host.names import check_unit, eject_unit, escape, hook_unit, idle_unit, mount_unit, unlock_unit
+from appliance.host.names import (
+    check_unit,
+    eject_unit,
+    escape,
+    hook_unit,
+    idle_unit,
+    lists_unit,
+    mount_unit,
+    unlock_unit,
+)
 from appliance.host.real.mounts import KernelMounts, parse
 from appliance.host.real.services import journal_datagram
 from appliance.keys.keyfile import check, ensure
@@ -43,10 +52,11 @@ def test_polkit_rule_covers_exactly_these_names() -> None:
 
     text = (Path(__file__).parents[2] / "systemd/polkit/50-magbay.rules").read_text()
     patterns = [re.compile(found) for found in re.findall(r"/(\^magbay[^/]+\$|\^mnt[^/]+\$)/\.test\(unit\)", text)]
-    assert len(patterns) == 4
+    assert len(patterns) == 5
     uuid = "77acb2f0-1c1b-4f0e-9d7a-3f6f0c1d2e3f"
     good = [unlock_unit(uuid), check_unit(uuid), eject_unit(uuid), mount_unit(Path("/mnt/magbay") / uuid)]
     good += ["magbay-job@nightly.service", idle_unit(300), hook_unit("safe_to_remove", "a-b.c:d")]
+    good += [lists_unit("a-b.c:d")]
     for name in good:
         assert any(p.fullmatch(name) for p in patterns), name
     for name in (
@@ -55,6 +65,7 @@ def test_polkit_rule_covers_exactly_these_names() -> None:
         "mnt-other.mount",
         "magbay-media.service",
         "magbay-hook@x.service",
+        "magbay-lists@/x.service",
         "magbay-idle@5s.service",
         "mnt-magbay.mount",
     ):

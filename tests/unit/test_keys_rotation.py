@@ -20,7 +20,7 @@ from appliance.errors import MagbayError
 from appliance.host.api import BlockDevice, Mount
 from appliance.keys import headers, keyfile, luks, records, rotation
 from appliance.keys.rotation import Opens
-from appliance.magazines import keyring
+from appliance.magazines import keyring, rekeying
 from appliance.magazines.keyring import Backup, Container
 from appliance.magazines.prepare import enrol
 from tests.unit.lukshelp import LuksDisk, needs_cryptsetup
@@ -282,18 +282,39 @@ def test_commands(dock: Dock, config: Config, capsys: pytest.CaptureFixture[str]
     dock.magazine("m")
     assert ask("check", status=3)["magazines"][0]["opens_with"] == "unknown"
     assert "no rotation" in ask("rotate", "--finish", status=1)["error"]
+
+    def status() -> Any:
+        """What anybody sees of it."""
+        file = str(config.state_dir.parent / "magbay.yaml")
+        assert main(["--config", file, "--json", "status"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert main(["--config", file, "status"]) == 0
+        assert ("Key rotation unfinished" in capsys.readouterr().out) == (document["key_rotation"] is not None)
+        return document["key_rotation"]
+
+    assert status() is None
     rotated = ask("rotate")
     assert rotated["previous_fingerprint"] == made["fingerprint"] and rotated["previous_key_needed_by"] == ["m"]
     assert "unfinished" in ask("rotate", status=1)["error"]
     refused = ask("rotate", "--finish", status=1)
     assert "still needed by m" in refused["error"] and "forget" in refused["hint"]
     assert ask("rotate", "--resume")["fingerprint"] == rotated["fingerprint"]
+    assert status()["needed_by"] == ["m"]
+    keys = rotation.load(config.key_file)
+    enrolment = dock.containers()[0].enrolment
+    rekeyed = records.Record(keys.key.fingerprint(), "2026-01-01T00:00:00Z", {0: "key file"})
+    records.write(config.state_dir, enrolment.luks_uuid, rekeyed)
+    rekeying.note(config, keys)
+    assert "--finish" in status()["sentence"]
     assert "not here" in ask("list", "m", status=75)["error"]
     assert "no enrolled magazine" in ask("list", "x", status=4)["error"]
-    config.key_file.rename(config.key_file.with_name("away"))
+    kept = config.key_file.with_name("away")
+    config.key_file.rename(kept)
     assert "would not open them" in ask("create", status=1)["error"]
     with pytest.raises(MagbayError, match="previous one is there"):
         keyfile.ensure(config.key_file)
+    kept.rename(config.key_file)
+    assert ask("rotate", "--finish")["finished"] and status() is None
 
 
 @pytest.mark.parametrize(("data", "mode", "words"), [(b"short", 0o400, "damaged"), (bytes(4096), 0o644, "others")])

@@ -37,7 +37,7 @@ def age(config: Config, seconds: int, *jobs: int) -> None:
     with Catalog(config.state_dir) as catalog:
         for job in jobs or [job.job_id for job in catalog.jobs()]:
             catalog.change("UPDATE Job SET Finished=Finished-? WHERE JobId=?", (seconds, job))
-        catalog.change("UPDATE Media SET FirstWritten=FirstWritten-?1 WHERE FirstWritten>0", (seconds,))
+        catalog.change("UPDATE Media SET FirstWritten=FirstWritten-? WHERE FirstWritten>0", (seconds,))
 
 
 def media(config: Config) -> dict[str, Media]:
@@ -248,7 +248,7 @@ def test_a_catalog_of_the_version_before_is_brought_up(tmp_path: Path, config: C
         for statement in (
             *(f"ALTER TABLE JobMedia DROP COLUMN {name}" for name in ("FirstBlock", "LastBlock", "DataBytes")),
             *(f"ALTER TABLE Job DROP COLUMN {name}" for name in ("Client", "Type")),
-            *("DROP TABLE Scanned", "DROP TABLE Loose", "DROP INDEX JobSession"),
+            *("DROP TABLE Scanned", "DROP TABLE Loose", "DROP TABLE Counter", "DROP INDEX JobSession"),
             "DROP INDEX FilePath",
             "ALTER TABLE Media DROP COLUMN Recycled",
             "ALTER TABLE Job DROP COLUMN Waiting",

@@ -224,7 +224,7 @@ def test_job_ids_that_stock_tools_take_for_attributes_are_left_out(tmp_path: Pat
     with Catalog(tmp_path) as catalog:
         ids = [catalog.start_job(NEW).job_id for _ in range(5)]
         assert ids == [2, 3, 4, 6, 7]
-        catalog.change("UPDATE sqlite_sequence SET seq=2048 WHERE name='Job'")
+        catalog.change("UPDATE Counter SET Last=2048 WHERE Name='Job'")
         assert catalog.start_job(NEW).job_id == 2050
 
 

@@ -302,7 +302,7 @@ class SimulatedUnits:
                     found = "rw\nits journal was recovered"
                 disk.dirty = False
                 world.checked[luks_uuid] = found
-                self._states[unit] = UnitState("active")
+                self._states.pop(unit, None)
                 return
         self._states[unit] = UnitState("failed", "dependency", 0)
 

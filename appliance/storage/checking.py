@@ -1,0 +1,63 @@
+"""Comparing what comes off the volumes with the rows of the catalog, file by file."""
+
+from __future__ import annotations
+
+import base64
+
+from appliance.storage import saved_files
+from appliance.storage.model import SavedFile
+from appliance.storage.reading import Hash, new_hash
+from appliance.storage.saved_files import text
+from appliance.volumes.attributes import FileType
+from appliance.volumes.compression import decode
+from appliance.volumes.errors import VolumeError
+from appliance.volumes.events import Data, FileEntry
+
+
+class FileCheck:
+    """One file: its attributes against its *row*, its data against size and digest. *trouble*: what is wrong, in words.
+
+    *content*: whether that is so of the data that lie on the volume.
+    """
+
+    def __init__(self, entry: FileEntry, row: SavedFile) -> None:
+        self.trouble: list[str] = []
+        self.bytes = 0
+        self.content = False
+        self._row = row
+        self._reached = 0
+        self._has_holes = False
+        algorithm = saved_files.algorithm_of(row.digest)
+        self._hash: Hash | None = new_hash(algorithm) if algorithm else None
+        if row.path != entry.attributes.name or row.lstat.encode("ascii") != entry.attributes.stat.pack():
+            self.trouble.append(f"{text(row.path)} has other attributes on the volume ({entry.path})")
+
+    def data(self, event: Data) -> None:
+        """Take a data record."""
+        try:
+            chunk = decode(event.stream, event.data)
+        except VolumeError as error:
+            self._wrong(f"{event.entry.path}: {error.message}")
+            return
+        self._has_holes |= chunk.offset is not None
+        self._reached = (self._reached if chunk.offset is None else chunk.offset) + len(chunk.data)
+        self.bytes += len(chunk.data)
+        if self._hash:
+            self._hash.update(chunk.data)
+
+    def end(self, entry: FileEntry) -> None:
+        """Judge the whole file."""
+        if entry.attributes.ftype not in (FileType.REGULAR, FileType.EMPTY):
+            return
+        size = entry.attributes.stat.size
+        # Some leave out even the last block of a file when it holds zeros only; then the digest must tell.
+        if self._reached != size and not (self._reached < size and self._has_holes and self._hash):
+            self._wrong(f"{entry.path} has {self._reached} bytes on the volume, {size} were saved")
+        elif self._hash:
+            digest = base64.b64encode(self._hash.digest()).rstrip(b"=").decode("ascii")
+            if digest != self._row.digest:
+                self._wrong(f"{entry.path} differs from its digest")
+
+    def _wrong(self, line: str) -> None:
+        self.content = True
+        self.trouble.append(line)

@@ -1,0 +1,160 @@
+"""docs/recovery.md as it stands: its shell and its forty lines of Python bring back what was saved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from appliance.storage.model import Level
+from tests.unit import recoverypage, stocktools
+from tests.unit.enginehelp import below, configuration, facts, rich_tree, save
+from tests.unit.volume_builder import Job, names_of, one_job, sample
+
+
+def rescue(place: Path, *volumes: Path) -> subprocess.CompletedProcess[str]:
+    """Run the program of the page."""
+    command = [sys.executable, recoverypage.program(place / "work"), place / "out", *volumes]
+    return subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=60)
+
+
+def plain(top: Path) -> dict[bytes, tuple[object, ...]]:
+    """What the program promises: type, mode without special bits, time of files and directories, content, links."""
+    found = {}
+    for name, (mode, _uid, _gid, when, content, _xattrs, same) in facts(top).items():
+        assert isinstance(mode, int)
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            found[name] = (stat.S_IFMT(mode) | (mode & 0o777), when, content, same)
+        elif stat.S_ISLNK(mode):
+            found[name] = (stat.S_IFMT(mode), content)
+    return found
+
+
+def test_the_program_has_forty_lines_and_only_the_standard_library() -> None:
+    (text,) = recoverypage.blocks("python")
+    assert len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 150
+    assert text.splitlines()[0].startswith("import mmap, os, struct, sys, zlib") and text.count("import") == 1
+
+
+@pytest.mark.parametrize("pool", ["maximum_volume_bytes: 10GB", "maximum_volume_bytes: 600000"])
+def test_python_alone_brings_a_tree_back(tmp_path: Path, pool: str) -> None:
+    config = configuration(tmp_path, pool, "magazines: [{name: m1, directory: m1}]\n")
+    tree = rich_tree(tmp_path / "source")
+    saved = save(config, tree)
+    done = rescue(tmp_path, *(tmp_path / "m1" / name for name in saved.volumes))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert plain(below(tmp_path / "out", tree)) == plain(tree)
+
+
+def test_the_shell_of_the_page_on_our_volumes(tmp_path: Path) -> None:
+    """All of it in one go: volumes found with dd, bls, bextract for all and for the first job, the program."""
+    stocktools.find("bls")
+    config = configuration(tmp_path, "maximum_volume_bytes: 2000000", "magazines: [{name: m1, directory: m1}]\n")
+    tree = rich_tree(tmp_path / "source")
+    first = save(config, tree)
+    (tree / "plain.txt").write_text("the second version")
+    (tree / "new").write_text("new")
+    more = save(config, tree, level=Level.INCREMENTAL)
+    told = recoverypage.run(tmp_path / "m1", tmp_path)
+    assert set(told.splitlines()) >= {*first.volumes, *more.volumes} and "End Job Session Record" in told
+    content = {name: row[4] for name, row in facts(tree).items()}
+    for name in ("bextract", "python"):
+        back = below(tmp_path / "out" / name, tree)
+        found = {key: row[4] for key, row in facts(back).items()}
+        assert found.items() <= content.items()
+        assert (back / "new").read_text() == "new" and (back / "plain.txt").read_text() == "the second version"
+        assert len(found) > 40
+    alone = below(tmp_path / "out" / "first", tree)
+    assert (alone / "plain.txt").read_text() == "hello\n" and not (alone / "new").exists()
+
+
+# Compressed by what the standard library does not have, damaged by Bareos itself, or encrypted by the client.
+_APART = {"lzo", "lz4", "lzfast", "pki", "sparse-inflate", "xf-sparse", "canceled"}
+SAMPLES = [
+    (which, name)
+    for which in ("bacula-9.6", "bareos-26")
+    for name in names_of(which)
+    if not any(word in name for word in _APART)
+]
+
+
+@pytest.mark.parametrize(("which", "name"), SAMPLES)
+def test_python_alone_reads_real_volumes(tmp_path: Path, which: str, name: str) -> None:
+    volumes, manifest = sample(which, name)
+    done = rescue(tmp_path, *volumes)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    files = {row["path"]: row for job in manifest["jobs"] for row in job["files"] if (row["file_index"] or 0) > 0}
+    judged = 0
+    for row in files.values():
+        place = tmp_path / "out" / row["path"].lstrip("/")
+        if "sha256" in row:
+            judged += 1
+            assert hashlib.sha256(place.read_bytes()).hexdigest() == row["sha256"], place
+            assert "mtime" not in row or int(place.stat().st_mtime) == row["mtime"]
+        if "target" in row:
+            assert os.readlink(place) == row["target"]
+        if "mode" in row and row["type"] in ("dir", "file"):
+            assert oct(place.lstat().st_mode & 0o777) == oct(int(row["mode"], 8) & 0o777)
+    assert judged > 0
+
+
+def test_other_compression_is_told(tmp_path: Path) -> None:
+    volumes, manifest = sample("bacula-9.6", "a-lzo-sha1")
+    done = rescue(tmp_path, *volumes)
+    assert done.returncode == 0 and "not whole" in done.stdout and manifest
+
+
+def test_damage_costs_what_it_touches(tmp_path: Path) -> None:
+    volumes, manifest = sample("bacula-9.6", "a-plain-md5")
+    data = bytearray(volumes[0].read_bytes())
+    data[230 + 64512 * 3 + 500] ^= 1
+    data += bytes(100_000)  # as dd leaves the end
+    damaged = tmp_path / volumes[0].name
+    damaged.write_bytes(data)
+    done = rescue(tmp_path, damaged)
+    assert done.returncode == 0 and f"damage in {damaged} at {230 + 64512 * 3}" in done.stdout
+    right = wrong = 0
+    for row in manifest["jobs"][0]["files"]:
+        place = tmp_path / "out" / row["path"].lstrip("/")
+        if "sha256" in row:
+            same = place.exists() and hashlib.sha256(place.read_bytes()).hexdigest() == row["sha256"]
+            right, wrong = right + same, wrong + (not same)
+    assert right >= 10 and 1 <= wrong <= 3
+
+
+def test_nothing_leads_out_of_the_target(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("untouched")
+
+    def fill(job: Job) -> None:
+        job.symlink(b"/trap", os.fsencode(outside))
+        job.file(b"/trap/file", b"evil")
+        job.file(b"/../../outside/file", b"evil")
+        job.entry(1, b"/hard", link=os.fsencode(outside / "file"), mode=0o100644)  # type: ignore[arg-type]
+
+    done = rescue(tmp_path, one_job(tmp_path / "volume", fill))
+    assert done.returncode == 0 and (outside / "file").read_text() == "untouched"
+    assert (tmp_path / "out/outside/file").read_bytes() == b"evil"
+    assert not (tmp_path / "out/trap").is_symlink() and not (tmp_path / "out/hard").exists()
+    again = rescue(tmp_path, tmp_path / "volume")
+    assert again.returncode == 1 and "File exists" in again.stderr  # never into a directory that is there
+
+
+def test_the_volumes_are_found_among_other_files(tmp_path: Path) -> None:
+    stocktools.find("bls")
+    volumes, _ = sample("bacula-9.6", "a-span3")
+    place = tmp_path / "magazine"
+    place.mkdir()
+    for path in volumes:
+        shutil.copy(path, place)
+    (place / "README.txt").write_text("not a volume, but BB02 is in it: BB02")
+    (place / "folder").mkdir()
+    told = recoverypage.run(place, tmp_path)
+    assert told.split()[:3] == [path.name for path in volumes]
