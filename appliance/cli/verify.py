@@ -6,11 +6,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from appliance.cli import placing
-from appliance.cli.output import Output, human_bytes
+from appliance.cli.output import Output, human_bytes, one_line
 from appliance.cli.running import heard_or_not, run_reading, warn_of
+from appliance.cli.times import AT_HELP, moment
 from appliance.config.kinds import seconds_of, size_of
 from appliance.errors import ExitStatus, UsageError
-from appliance.storage import scrub, verify
+from appliance.storage import live, scrub, verify
 from appliance.volumes.bb03 import VolumeKeys
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--job", type=int, metavar="ID", help="only this job")
     what.add_argument("--magazine", metavar="NAME", help="all volumes of this magazine")
+    what.add_argument("--latest", metavar="NAME", help="with --disk: the newest finished job of this name")
+    parser.add_argument(
+        "--disk",
+        action="store_true",
+        help="compare the files as they are now with the catalog instead (of --job, --latest, or the newest job): "
+        "what is changed, new or missing",
+    )
+    parser.add_argument("--at", type=moment, metavar="TIME", help=f"with --disk: {AT_HELP}")
+    parser.add_argument("--file", action="append", default=[], metavar="GLOB", help="with --disk: only what matches")
+    parser.add_argument("--quick", action="store_true", help="with --disk: do not read the files")
     parser.add_argument("--restart", action="store_true", help="with --magazine: from the beginning")
     parser.add_argument("--rate", type=_rate, metavar="SIZE", help="with --magazine: bytes a second at most, e.g. 50MB")
     parser.add_argument(
@@ -57,6 +68,10 @@ def _seconds(text: str) -> int:
 
 def run_verify(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Compare and tell what is wrong."""
+    if args.disk:
+        return _disk(args, out)
+    if args.latest or args.file or args.quick or args.at is not None:
+        raise UsageError("--latest, --at, --file and --quick go with --disk", hint="Add --disk, or leave them out.")
     if args.magazine is not None:
         return _magazine(args, out)
     if args.restart or args.rate or args.wait:
@@ -70,6 +85,24 @@ def run_verify(args: argparse.Namespace, out: Output) -> ExitStatus:
             f"{len(result.jobs)} jobs, {result.files} files, {human_bytes(result.bytes)} compared, "
             f"{result.error_count} errors"
         )
+    return result.exit_status
+
+
+def _disk(args: argparse.Namespace, out: Output) -> ExitStatus:
+    if args.magazine or args.restart or args.rate or args.wait or args.volume_key:
+        raise UsageError("--disk reads no volumes", hint="Leave out the options for magazines and volumes.")
+    request = live.LiveRequest(args.job, args.latest, args.at, tuple(args.file), not args.quick)
+    result = run_reading(live.run, "verify", args.config, request, out)
+    with heard_or_not():
+        out.document(result.document())
+        warn_of(out, result.warnings)
+        for path, what in result.changed:
+            out.line(f"changed  {one_line(path)}  ({what})")
+        for kind, paths in (("new", result.new), ("missing", result.missing)):
+            for path in paths:
+                out.line(f"{kind:<8} {one_line(path)}")
+        counts = ", ".join(f"{count} {kind}" for kind, count in result.counts.items())
+        out.line(f"job {result.job_id}: {result.files} files, {human_bytes(result.bytes)} compared: {counts}")
     return result.exit_status
 
 

@@ -116,7 +116,7 @@ class Reader:
         *digest* sees the data without offsets. Raises `OSError`.
         """
         try:
-            for start, end in _stretches(descriptor, size):
+            for start, end in stretches(descriptor, size):
                 done = start
                 while done < end:
                     pieces = self._offset_pieces(descriptor, done, end)
@@ -194,7 +194,7 @@ def cut(view: memoryview) -> Iterator[memoryview]:
         yield view[at : at + CHUNK]
 
 
-def _stretches(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+def stretches(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     """Start and end of each stretch of data below *size*; the last byte always belongs to one."""
     at = 0
     while at < size:
