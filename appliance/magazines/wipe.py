@@ -28,8 +28,8 @@ from appliance.errors import AwayError, ExitStatus, MagbayError
 from appliance.host.commands import run
 
 CHUNK = 2 * 1024 * 1024  # bytes a write
-_THREADS = 8  # some fill while others write; fewer leave a quick disk waiting
-_IN_FLIGHT = 16  # pieces that are filled or written at a time
+_THREADS = 3  # one fills while others write; more only wait for each other (the cipher keeps the interpreter's lock)
+_IN_FLIGHT = 4  # pieces that are filled or written at a time; few, so that they stay in the processor's cache
 _FLUSH_SECONDS = 2.0  # between two flushes: an interruption costs so much and little more
 _FLUSH_BYTES = 256 * 1024 * 1024  # the same through the page cache, which takes much before it writes
 _SAMPLE = 4096  # bytes whose digest is remembered

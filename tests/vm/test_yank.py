@@ -12,7 +12,7 @@ import pytest
 
 from tests.vm.dock import RUN, Dock, run, wait
 from tests.vm.harness import Disk, Guest
-from tests.vm.ready import patience
+from tests.vm.ready import Ready, patience
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -67,36 +67,34 @@ def test_thirty_yanks_while_writing(guest: Guest, tmp_path: Path) -> None:
 
 def test_jobs_hear_of_an_eject_and_of_a_pull(guest: Guest, tmp_path: Path) -> None:
     """An eject waits for a job and names it, or ends it when asked; a pull ends it within seconds."""
-    dock = Dock(guest, tmp_path, ["y1"], size=160)
-    (magazine,) = dock.magazines
-    dock.plug(magazine)
-    dock.wait_state(magazine, "mounted")
+    dock = Dock(guest, tmp_path, ["y1", "y2", "y3"], size=160)
     script = (
         f"magbay --json backup /usr/lib/x86_64-linux-gnu > {RUN}/job.json 2> {RUN}/job.err\n"
         f"echo $? > {RUN}/job.status; touch {RUN}/job.end\n"
     )
     guest.put(f"{RUN}/job.sh", script.encode())
 
-    def writing() -> None:
-        """A job that writes on the magazine."""
+    def writing(magazine: Ready) -> None:
+        """A job that writes on the magazine, which is plugged in for it."""
+        dock.plug(magazine)
+        dock.wait_state(magazine, "mounted")
         run(guest, f"rm -f {RUN}/job.*[!h]; systemd-run --collect -q -- sh {RUN}/job.sh")
-        holders = f"/usr/lib/magbay/holders dm-0 /mnt/magbay/{magazine.filesystem_uuid}"
-        wait(guest, f"{holders} | grep -q y1-0")
-        run(guest, "sleep 1")
+        wait(
+            guest, f"journalctl -b -t magbay MAGAZINE={magazine.name} -o cat --no-pager | grep -q '^writing on volume'"
+        )
 
-    writing()
+    ejected, *pulled_ones = dock.magazines
+    writing(ejected)
     words = run(guest, "magbay eject y1 --cancel-jobs", timeout=120).stderr
     assert re.search(r"waits for job \d+ \(backup, process", words), words
     assert re.search(r"job \d+ \(backup\) is cancelled", words), words
     wait(guest, f"[ -e {RUN}/job.end ]")
     assert json.loads(run(guest, f"cat {RUN}/job.json").stdout)["status"] == "cancelled"
+    dock.pull(ejected)
 
     told, ended = [], []
-    for _ in range(3):
-        dock.pull(magazine)
-        dock.plug(magazine)
-        dock.wait_state(magazine, "mounted")
-        writing()
+    for magazine in pulled_ones:
+        writing(magazine)
         pulled = dock.now()
         dock.pull(magazine)
         wait(guest, f"[ -e {RUN}/job.end ]")
@@ -106,9 +104,7 @@ def test_jobs_hear_of_an_eject_and_of_a_pull(guest: Guest, tmp_path: Path) -> No
         ended.append(float(times[1]) - pulled)
         assert run(guest, f"cat {RUN}/job.status").stdout.strip() == "1"
         words = run(guest, f"cat {RUN}/job.err").stdout
-        assert "y1 was lost" in words and "Traceback" not in words, words
-        dock.plug(magazine)
-        dock.wait_state(magazine, "mounted")
+        assert f"{magazine.name} was lost" in words and "Traceback" not in words, words
     _says("the job was told of the pull", told)
     _says("its process had ended", ended)
     assert statistics.median(told) <= TOLD * patience()
