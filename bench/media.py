@@ -2,19 +2,23 @@
 
 Both run in the same guest, in turn. Zero is the moment before QEMU is told `device_add`, read from the guest's clock;
 the end is read by a loop in the guest that looks every 20 ms: for us, until the changer has published the slot; for the
-peer, until its `mount` has returned.
+peer, until its `mount` has returned. The same is done for an eject of the idle magazine, from the request until it is
+safe to remove, and for the command that asks for it.
+
+The guest is the frozen one of the scenarios (MAGBAY_VM_QUICK=1: see docs/vm-testing.md).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.vm.harness import Disk, Guest, image_path
+from tests.vm.harness import Disk, Guest, frozen_guest, image_path, upgraded_guest
+from tests.vm.ready import enrol_in, make_key, make_magazine, owner_in
 
 _OURS = "until grep -q 'in bay' /run/magbay/changer.json 2>/dev/null; do sleep 0.02; done; date +%s.%N"
 _BARE = (
@@ -22,6 +26,11 @@ _BARE = (
     "cryptsetup open --key-file /etc/magbay/keys/magbay.key /dev/disk/by-uuid/{luks} bare && "
     "mount /dev/mapper/bare /mnt && date +%s.%N"
 )
+
+
+_EMPTY = "! grep -q 'in bay' /run/magbay/changer.json"
+_SAFE = "until grep -q 'safe to remove' /run/magbay/media.json; do sleep 0.02; done; date +%s.%N"
+_EJECT = "busctl --system call org.magbay.Media1 /org/magbay/Media1 org.magbay.Media1 Eject s bench"
 
 
 def background(guest: Guest, script: str) -> None:
@@ -39,25 +48,41 @@ def measure(guest: Guest, disk: Disk, script: str) -> float:
     return float(guest.run("cat /run/bench.out").stdout) - began
 
 
+def eject(guest: Guest) -> float:
+    """Seconds of the guest from asking for an eject to its end."""
+    background(guest, _SAFE)
+    began = float(guest.run(f"date +%s.%N; {_EJECT}").stdout)
+    guest.wait_for("[ -s /run/bench.out ]", timeout=120)
+    return float(guest.run("cat /run/bench.out").stdout) - began
+
+
+def eject_command(guest: Guest) -> float:
+    """The same of `magbay eject`, its start and end included."""
+    began, ended = guest.run("date +%s.%N; magbay eject bench >/dev/null; date +%s.%N").stdout.split()
+    return float(ended) - float(began)
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=5, help="rounds (default 5)")
     rounds = parser.parse_args().n
-    ours, bare = [], []
-    with tempfile.TemporaryDirectory() as folder, Guest.boot(image_path(), Path(folder)) as guest:
-        disk = Disk.create(Path(folder) / "bench.raw", 256 * 1024 * 1024, "BENCH")
-        guest.plug(disk)
-        guest.wait_for("lsblk -dno SERIAL | grep -qw BENCH", timeout=30)
-        node = guest.run("lsblk -dnpo NAME,SERIAL | awk '$2 == \"BENCH\" { print $1 }'").stdout.strip()
-        guest.run(f"magbay prepare {node} --name bench --wipe none --yes", timeout=180)
-        luks = json.loads(guest.run("magbay --json magazine show bench").stdout)["luks_uuid"]
-        guest.run("magbay eject bench")
-        guest.pull(disk)
+    ours, bare, ejects, commands = [], [], [], []
+    quick = os.environ.get("MAGBAY_VM_QUICK") == "1"
+    frozen = upgraded_guest() if quick else frozen_guest(image_path())
+    with tempfile.TemporaryDirectory() as folder, frozen.restore(Path(folder) / "guest") as guest:
+        key = make_key(Path(folder))
+        magazine = make_magazine(Path(folder), "bench", key, owner_in(guest), size=64 << 20)
+        enrol_in(guest, [magazine], key)
+        disk, luks = magazine.disk, magazine.luks_uuid
         for _ in range(rounds):
-            guest.wait_for("! grep -q 'in bay' /run/magbay/changer.json", timeout=30)
+            guest.wait_for(_EMPTY, timeout=30)
             ours.append(measure(guest, disk, _OURS))
-            guest.run("magbay eject bench")
+            ejects.append(eject(guest))
+            guest.pull(disk)
+            guest.wait_for(_EMPTY, timeout=30)
+            measure(guest, disk, _OURS)
+            commands.append(eject_command(guest))
             guest.pull(disk)
             guest.run("systemctl stop magbay-media")
             bare.append(measure(guest, disk, _BARE.format(luks=luks)))
@@ -69,6 +94,8 @@ def main() -> int:
     for name, values in (
         ("magbay: device_add to volumes in slots", ours),
         ("bare: device_add to cryptsetup open + mount", bare),
+        ("eject: asked to safe to remove", ejects),
+        ("eject: the command", commands),
     ):
         print(f"{name:<44} {statistics.median(values):>7.2f} s {min(values):>7.2f} s {max(values):>7.2f} s")
     print(f"{'ratio (median of pairs)':<44} {statistics.median(ratios):>9.2f}")
