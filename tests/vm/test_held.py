@@ -101,3 +101,23 @@ def test_damage_makes_a_magazine_read_only(guest: Guest, tmp_path: Path) -> None
     refused = run(guest, "magbay backup /etc/magbay/magbay.yaml", check=False)
     assert refused.rc != 0 and "magazine y1 is read-only: e2fsck finds damage" in refused.stderr, refused
     assert run(guest, f"head -c 8 /mnt/magbay/{magazine.filesystem_uuid}/y1-0001").rc == 0
+
+
+def test_an_eject_is_called_off_and_the_lists_follow_a_job(guest: Guest, tmp_path: Path) -> None:
+    """Used again without a replug; the checksums on the disk are true some time after a job, or an eject says not."""
+    dock = Dock(guest, tmp_path, ["y1"])
+    (magazine,) = dock.magazines
+    place = f"/mnt/magbay/{magazine.filesystem_uuid}"
+    rescan = "busctl call org.magbay.Media1 /org/magbay/Media1 org.magbay.Media1 Rescan"
+    dock.plug(magazine)
+    dock.wait_state(magazine, "mounted")
+    run(guest, "magbay backup /etc/magbay/magbay.yaml")
+    told = run(guest, "magbay eject y1", timeout=120)
+    assert "safe to remove" in told.stdout and "lists of volumes and checksums are older" in told.stderr, told
+    told = run(guest, "magbay eject y1 --undo", timeout=120)
+    assert "is in use again" in told.stdout
+    # A minute after the last writer; the clock is put on, so that nobody has to wait for it.
+    run(guest, f"{rescan}; sleep 1; date -s '+61 seconds'; {rescan}")
+    wait(guest, f"cd {place} && sha256sum -c volumes.sha256 && grep -q y1-0003 volumes.txt")
+    wait(guest, "! systemctl is-active -q 'magbay-lists@*'")
+    assert run(guest, "magbay eject y1", timeout=120).stderr == ""
