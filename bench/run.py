@@ -14,7 +14,7 @@ def main() -> int:
     """Run the parts one after the other, so that they do not disturb each other."""
     print(f"{platform.platform()}, Python {platform.python_version()}")
     status = 0
-    for part in ("bench.engine", "bench.changer", "bench.wipe", "bench.media"):
+    for part in ("bench.engine", "bench.catalog", "bench.changer", "bench.wipe", "bench.media"):
         print(f"\n=== {part}", flush=True)
         status |= subprocess.run([sys.executable, "-m", part, *sys.argv[1:]], cwd=ROOT).returncode
     return status

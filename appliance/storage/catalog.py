@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,15 @@ class Catalog:
                     self._db.rollback()
                 raise
 
-    def rows(self, query: str, values: Sequence[Any] = (), *, many: bool = False) -> Iterator[Any]:
+    def temporary(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Make, fill or drop a temporary table, which only this connection has: nobody need wait for that."""
+        with _declared(self._db):
+            if values:
+                self._db.execute(statement, values)
+            else:
+                self._db.declare(statement)
+
+    def rows(self, query: str, values: Sequence[Any] = (), *, many: bool = False) -> Generator[Any, None, None]:
         """The rows of a query, one by one; with *many* of them memory is bounded."""
         with _declared(self._db):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
@@ -188,8 +189,9 @@ def wanted_files(
     wanted = {job.job_id: Wanted(job) for job in chain}
     matches = matcher(globs)
     found: Iterable[SavedFile]
-    if globs and all(_is_plain(glob) for glob in globs):
-        found = _under(catalog, list(wanted), globs)
+    roots = [_root(glob) for glob in globs]
+    if roots and all(roots):
+        found = _under(catalog, list(wanted), roots)
     elif len(chain) == 1:
         found = saved_files.of_job(catalog, chain[0].job_id)
     else:
@@ -206,9 +208,12 @@ def wanted_files(
     return list(wanted.values())
 
 
-def _is_plain(glob: str) -> bool:
-    """Whether it is just an absolute path: then the catalog need not be read from end to end."""
-    return glob.startswith("/") and glob.strip("/") != "" and not set(glob) & set("*?[")
+def _root(glob: str) -> str:
+    """The directory or file that all matches lie in, so that not the whole catalog need be read; or nothing."""
+    if not glob.startswith("/"):
+        return ""
+    plain = re.split(r"[*?[]", glob, maxsplit=1)[0]
+    return (glob if plain == glob else plain.rpartition("/")[0]).rstrip("/")
 
 
 def _under(catalog: Catalog, chain: Sequence[int], paths: Sequence[str]) -> Iterator[SavedFile]:

@@ -141,7 +141,9 @@ def _enter(
         return
     media = _placed(copy, magazine)
     if _overwritten(copy, media, here):
-        result.left_out.append(f"job {copy.job['job_id']} {copy.job['name']}: its volumes were written anew since")
+        result.left_out.append(
+            f"job {copy.job['job_id']} {copy.job['name']}: its volumes are gone, or were written anew since"
+        )
         return
     with catalog.transaction(durable=False) as db:
         job_id = _enter_job(db, copy, job.job_id if job else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Generator, Iterator, Sequence
@@ -96,19 +98,37 @@ def _rank(chain: Sequence[int]) -> str:
     return f"CASE f.JobId {cases} END"
 
 
+_numbers = itertools.count(1)
+
+
 def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:
-    """Of every path in the jobs of *chain* the version of the newest job, by job and FileIndex."""
-    marks, rank = ", ".join("?" * len(chain)), _rank(chain)
-    query = (
-        "SELECT f.JobId, f.FileIndex, f.Type, p.Path, f.Name, f.LStat, f.Digest "  # noqa: S608 - numbers only
-        "FROM File f JOIN Path p ON p.PathId=f.PathId "
-        f"JOIN (SELECT f.PathId, f.Name, max({rank}) AS Newest FROM File f WHERE f.JobId IN ({marks}) "
-        "GROUP BY f.PathId, f.Name) n "
-        f"ON n.PathId=f.PathId AND n.Name=f.Name AND n.Newest={rank} AND f.JobId IN ({marks}) "
-        f"ORDER BY {rank}, f.FileIndex"
+    """Of every path in the jobs of *chain* the version of the newest job, by job and FileIndex.
+
+    What newer jobs have is noted in a temporary table, so that the oldest, which is large, is just read along.
+    """
+    table = f"Newer{next(_numbers)}"  # of this call, whatever else is asked meanwhile
+    catalog.temporary(
+        f"CREATE TEMP TABLE {table}(PathId INTEGER NOT NULL, Name BLOB NOT NULL, Place INTEGER NOT NULL, "
+        "PRIMARY KEY(PathId, Name)) WITHOUT ROWID"
     )
-    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*chain, *chain), many=True):
-        yield SavedFile(job_id, index, kind, path + name, lstat, digest)
+    try:
+        for place, job_id in enumerate(chain[1:], 1):
+            catalog.temporary(
+                f"INSERT INTO {table} SELECT DISTINCT PathId, Name, CAST(? AS INTEGER) FROM File "  # noqa: S608
+                "WHERE JobId=? ON CONFLICT(PathId, Name) DO UPDATE SET Place=excluded.Place",
+                (place, job_id),
+            )
+        query = (
+            "SELECT FileIndex, Type, Path, Name, LStat, Digest FROM File f JOIN Path USING(PathId) "  # noqa: S608
+            f"WHERE JobId=? AND NOT EXISTS (SELECT 1 FROM {table} n WHERE n.PathId=f.PathId AND n.Name=f.Name "
+            "AND n.Place>?) ORDER BY FileIndex"
+        )
+        for place, job_id in enumerate(chain):
+            with contextlib.closing(catalog.rows(query, (job_id, place), many=True)) as rows:
+                for index, kind, path, name, lstat, digest in rows:
+                    yield SavedFile(job_id, index, kind, path + name, lstat, digest)
+    finally:
+        catalog.temporary(f"DROP TABLE {table}")
 
 
 _NO_NUMBERS = EncodedStat(mode=stat.S_IFDIR).pack().decode("ascii")

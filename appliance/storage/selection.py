@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -25,14 +26,19 @@ def matcher(globs: Sequence[str]) -> Callable[[bytes], bool]:
     whole = [re.compile(fnmatch.translate(glob.rstrip("/") or "/")) for glob in globs if "/" in glob.rstrip("/")]
     last = [re.compile(fnmatch.translate(glob.rstrip("/"))) for glob in globs if "/" not in glob.rstrip("/")]
 
+    def one(path: str) -> bool:
+        name = path.rpartition("/")[2]
+        return any(p.match(path) for p in whole) or any(p.match(name) for p in last)
+
+    @functools.lru_cache(maxsize=4096)  # what is stored together lies together
+    def above(folder: str) -> bool:
+        if not folder:
+            return "/" in globs
+        return one(folder) or above(folder.rpartition("/")[0])
+
     def matches(stored: bytes) -> bool:
         path = os.fsdecode(stored).rstrip("/")
-        while path:
-            name = path.rpartition("/")[2]
-            if any(p.match(path) for p in whole) or any(p.match(name) for p in last):
-                return True
-            path = path.rpartition("/")[0]
-        return "/" in globs
+        return (one(path) if path else False) or above(path.rpartition("/")[0])
 
     return matches
 
