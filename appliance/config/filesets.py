@@ -20,7 +20,7 @@ class Signature(Enum):
 
 
 class Compression(Enum):
-    """How the data of files are compressed; the digit is zlib's level."""
+    """How the data of files are compressed; the digit is zlib's level. Which readers know what: docs/volumes.md."""
 
     NONE = "none"
     GZIP1 = "gzip1"
@@ -32,11 +32,13 @@ class Compression(Enum):
     GZIP7 = "gzip7"
     GZIP8 = "gzip8"
     GZIP9 = "gzip9"
+    LZO = "lzo"
+    LZ4 = "lz4"
 
     @property
     def level(self) -> int:
-        """zlib's level, 0 for none."""
-        return 0 if self is Compression.NONE else int(self.value[-1])
+        """zlib's level, 0 for anything else."""
+        return int(self.value[-1]) if self.value.startswith("gzip") else 0
 
 
 PATTERN = Text("a pattern")
@@ -98,7 +100,10 @@ class FilesetConfig:
         example='[".nobackup"]',
     )
     compression: Compression = setting(
-        Choice(Compression), "Compression: none or gzip1 (quick) to gzip9.", default=Compression.NONE, example="gzip3"
+        Choice(Compression),
+        "Compression: none, gzip1 (quick) to gzip9, lzo, or lz4 (for Bareos and magbay only).",
+        default=Compression.NONE,
+        example="gzip3",
     )
     signature: Signature | None = setting(
         Choice(Signature), "Digest kept for each file; the pool's if not set.", default=None, example="SHA256"

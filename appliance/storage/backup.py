@@ -176,7 +176,7 @@ def run(
     """
     if not _NAME.fullmatch(request.name):
         raise UsageError(f"{request.name!r} is no name for a job", hint="Use letters, digits and : . _ -")
-    pool_config(config, request.pool)
+    SavingOptions(request.rules, pool_config(config, request.pool).signature)  # that a library is missing shows now
     names = request.tops()
     allow_depth()
     attached.create_directories(config)

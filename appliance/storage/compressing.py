@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from appliance.storage.reading import OFFSET
 
 _MOST_WORKERS = 4
+Compress = Callable[[bytes], bytes]
 # Pieces of 64 KiB that wait for their turn: enough to keep the workers busy, small enough to hold.
 _WAITING = 4 * _MOST_WORKERS
 
@@ -26,7 +26,7 @@ class Packed:
 
 
 class Compressor:
-    """Compresses pieces by zlib, each by itself. Close it at the end."""
+    """Compresses pieces, each by itself. Close it at the end."""
 
     def __init__(self) -> None:
         self._workers = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_WORKERS), thread_name_prefix="compress")
@@ -35,7 +35,7 @@ class Compressor:
         """End the threads."""
         self._workers.shutdown()
 
-    def pack(self, pieces: Iterator[memoryview], level: int, *, sparse: bool) -> Iterator[Packed]:
+    def pack(self, pieces: Iterator[memoryview], compress: Compress, *, sparse: bool) -> Iterator[Packed]:
         """The pieces compressed; of a sparse file the offset in front stays as it is. Raises what reading raises,
         behind what was read before."""
         waiting: deque[Future[Packed]] = deque()
@@ -43,7 +43,7 @@ class Compressor:
         try:
             for piece in pieces:
                 # A piece is valid until the next one is taken: the worker needs its own copy.
-                waiting.append(self._workers.submit(pack, bytes(piece), level, sparse=sparse))
+                waiting.append(self._workers.submit(pack, bytes(piece), compress, sparse=sparse))
                 if len(waiting) >= _WAITING:
                     yield waiting.popleft().result()
         except OSError as error:
@@ -54,12 +54,12 @@ class Compressor:
             raise trouble
 
 
-def pack(piece: bytes, level: int, *, sparse: bool) -> Packed:
+def pack(piece: bytes, compress: Compress, *, sparse: bool) -> Packed:
     """One piece compressed."""
     begin = OFFSET if sparse else 0
     plain = len(piece) - begin
     end = int.from_bytes(piece[:begin], "big") + plain if sparse else None
-    return Packed(piece[:begin] + zlib.compress(piece[begin:], level), plain, end)
+    return Packed(piece[:begin] + compress(piece[begin:]), plain, end)
 
 
 def unpacked(pieces: Iterator[memoryview], *, sparse: bool) -> Iterator[Packed]:

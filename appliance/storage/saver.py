@@ -22,13 +22,6 @@ from appliance.volumes.streams import DIGEST_STREAMS, Stream
 from appliance.volumes.writer import SessionWriter
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-# By: has holes, is compressed.
-_STREAMS = {
-    (False, False): Stream.FILE_DATA,
-    (True, False): Stream.SPARSE_DATA,
-    (False, True): Stream.GZIP_DATA,
-    (True, True): Stream.SPARSE_GZIP_DATA,
-}
 _LINKABLE = (modes.S_IFREG, modes.S_IFIFO, modes.S_IFCHR, modes.S_IFBLK)
 
 
@@ -213,7 +206,7 @@ class Saver:
         else:
             # It fits the buffer: all of it is read before its attributes are written.
             whole = self._reader.whole(descriptor, size, digest)
-            if len(whole) == size <= CHUNK and not self._options.level:
+            if len(whole) == size <= CHUNK and self._options.packing is None:
                 return self._write_small(found, status, more, whole, digest)
             pieces = cut(whole)
         return self._write(found, status, more, pieces, digest, sparse=False)
@@ -246,7 +239,7 @@ class Saver:
     ) -> bytes:
         """All records of a regular file; gives its digest."""
         kind = FileType.REGULAR if status.st_size else FileType.EMPTY
-        numbers = pack_stat(status, data_stream=_STREAMS[sparse, self._options.level > 0])
+        numbers = pack_stat(status, data_stream=self._options.stream(sparse=sparse))
         index = self._begin(kind, found.path, numbers)
         reached = self._write_data(index, pieces, found, sparse)
         if reached < status.st_size:
@@ -265,13 +258,12 @@ class Saver:
 
     def _write_data(self, index: int, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
         """Data records; gives the end (bytes in the file) of the last one."""
-        level = self._options.level
+        packing, stream = self._options.packing, self._options.stream(sparse=sparse)
         packed = (
-            self._compressor.pack(pieces, level, sparse=sparse)
-            if level
+            self._compressor.pack(pieces, packing.compress, sparse=sparse)
+            if packing
             else compressing.unpacked(pieces, sparse=sparse)
         )
-        stream = _STREAMS[sparse, level > 0]
         reached = 0
         while True:
             try:
@@ -305,9 +297,9 @@ class Saver:
                 digest.update(piece)
 
     def _write_zeros(self, index: int, piece: bytes | memoryview, *, sparse: bool) -> None:
-        level = self._options.level
-        data = compressing.pack(bytes(piece), level, sparse=sparse).data if level else piece
-        self._writer.write_record(index, _STREAMS[sparse, level > 0], data)
+        packing = self._options.packing
+        data = compressing.pack(bytes(piece), packing.compress, sparse=sparse).data if packing else piece
+        self._writer.write_record(index, self._options.stream(sparse=sparse), data)
 
     def _warn_if_changed(self, found: Found, before: os.stat_result, after: os.stat_result) -> None:
         if before.st_mtime_ns != after.st_mtime_ns or before.st_size != after.st_size:

@@ -7,16 +7,25 @@ from dataclasses import dataclass
 
 from appliance.config.filesets import Compression, FilesetConfig, PathOptions, Signature
 from appliance.storage.patterns import Patterns
+from appliance.volumes import packing
+from appliance.volumes.packing import Packing
+from appliance.volumes.streams import Stream
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """*algorithm* of the digest (None: none), *level* of zlib (0: not compressed)."""
+    """*algorithm* of the digest (None: none); *packing*: how the data are compressed (None: not at all)."""
 
     algorithm: str | None = None
-    level: int = 0
+    packing: Packing | None = None
     sparse: bool = True
     noatime: bool = True
+
+    def stream(self, *, sparse: bool) -> Stream:
+        """Of the data records."""
+        if self.packing is None:
+            return Stream.SPARSE_DATA if sparse else Stream.FILE_DATA
+        return self.packing.sparse_stream if sparse else self.packing.stream
 
 
 class SavingOptions:
@@ -51,4 +60,14 @@ def _special(fileset: FilesetConfig, one: PathOptions, signature: Signature) -> 
 
 def _options(compression: Compression, signature: Signature, sparse: bool, noatime: bool) -> FileOptions:
     algorithm = None if signature is Signature.NONE else signature.value
-    return FileOptions(algorithm, compression.level, sparse, noatime)
+    return FileOptions(algorithm, _packing(compression), sparse, noatime)
+
+
+def _packing(compression: Compression) -> Packing | None:
+    if compression is Compression.NONE:
+        return None
+    if compression is Compression.LZO:
+        return packing.lzo()
+    if compression is Compression.LZ4:
+        return packing.lz4()
+    return packing.gzip(compression.level)

@@ -25,14 +25,14 @@ def find(module: str) -> Any:
         return None
 
 
-def need(module: str) -> Any:
-    """The module *module*; `UnsupportedError` says which package to install."""
+def need(module: str, doing: str = "reading") -> Any:
+    """The module *module*; `UnsupportedError` says which package to install for what (*doing*: the verb)."""
     found = find(module)
     if found is None:
         what, package = _KNOWN[module]
         name = module.partition(".")[0]
         raise UnsupportedError(
-            f"reading {what} needs the Python library {name}, which is not installed",
+            f"{doing} {what} needs the Python library {name}, which is not installed",
             hint=f"Install the package {package} (or: pip install {name}).",
         )
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from appliance.storage.extract import Extractor
+from appliance.volumes import packing
 from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.bsr import parse_bsr
@@ -25,6 +26,8 @@ from tests.unit import stocktools
 from tests.unit.volume_builder import NOW, Job, label_of
 
 COMPRESSIONS = [Stream.FILE_DATA, Stream.GZIP_DATA, Stream.SPARSE_DATA, Stream.SPARSE_GZIP_DATA]
+COMPRESSIONS += [Stream.COMPRESSED_DATA, Stream.SPARSE_COMPRESSED_DATA]  # by LZO
+WITH_HOLES = (Stream.SPARSE_DATA, Stream.SPARSE_GZIP_DATA, Stream.SPARSE_COMPRESSED_DATA)
 DIGESTS = [None, *DIGEST_STREAMS]
 BLOCK_SIZES = [1024, 64512, 1_000_000]
 HOLE = 65528
@@ -38,13 +41,14 @@ def content(name: str, size: int) -> bytes:
 
 def save(job: Job, name: str, data: bytes, stream: Stream) -> None:
     """One file; those with holes have a block of zeros in front that is left out."""
-    sparse = stream in (Stream.SPARSE_DATA, Stream.SPARSE_GZIP_DATA)
+    sparse = stream in WITH_HOLES
     size = len(data) + (HOLE if sparse else 0)
     job.entry(FileType.REGULAR, name.encode(), mode=stat.S_IFREG | 0o640, size=size, data_stream=stream)
     for start in range(0, len(data), HOLE):
         piece = data[start : start + HOLE]
         front = struct.pack(">Q", start + HOLE) if sparse else b""
         packed = zlib.compress(piece, 1 + start // HOLE % 9) if stream in (4, 7) else piece
+        packed = packing.lzo().compress(piece) if stream in (29, 30) else packed
         job.record(stream, front + packed)
     job.finish_file(data)
 
@@ -59,7 +63,7 @@ def one_session(number: int, max_block: int) -> tuple[list[bytes], dict[str, byt
         name = f"/job-{number}/{stream.name}-{digest}"
         data = content(name, (1, 500, 3000, HOLE, 90_000)[at % 5])
         save(job, name, data, stream)
-        wanted[name] = (bytes(HOLE) if stream in (6, 7) else b"") + data
+        wanted[name] = (bytes(HOLE) if stream in WITH_HOLES else b"") + data
     return job.end(), wanted
 
 
