@@ -62,11 +62,16 @@ def vm_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def running(frozen: Frozen, folder: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """A running appliance from the frozen one. After a failure of the test its journal and state are collected."""
+    """A running appliance from the frozen one."""
     with frozen.restore(folder) as machine:
-        yield machine
-        if request.node.stash.get(_FAILED, False):
-            print(f"journal and state of the guest: {machine.collect(request.node.name)}")
+        yield from collecting(machine, request)
+
+
+def collecting(machine: Guest, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """Give *machine*; after a failure of the test its journal and state are collected."""
+    yield machine
+    if request.node.stash.get(_FAILED, False):
+        print(f"journal and state of the guest: {machine.collect(request.node.name)}")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm import leaks
 from tests.vm.conftest import running
 from tests.vm.harness import Disk, Frozen, Guest, freeze
 from tests.vm.story import Story
@@ -304,45 +305,12 @@ def test_dbus_objects_and_who_may_call(dock: Dock) -> None:
     assert guest.run("magbay eject m1", check=False).rc == 75
 
 
-# Notes the command line and environment of every process until it is stopped; cryptsetup takes long enough to be seen.
-_SAMPLER = """
-import pathlib, time
-seen = set()
-while not pathlib.Path("/run/sampler.stop").exists():
-    for process in pathlib.Path("/proc").glob("[0-9]*"):
-        for name in ("cmdline", "environ"):
-            try:
-                seen.add((process / name).read_bytes())
-            except OSError:
-                pass
-    time.sleep(0.02)
-pathlib.Path("/root/sampled").write_bytes(b"\\n".join(sorted(seen)))
-"""
-_SEARCH = """
-import base64, pathlib, subprocess
-seen = pathlib.Path("/root/sampled").read_bytes()
-assert b"luksAddKey" in seen and b"--key-slot" in seen
-for words in (["journalctl", "-b", "-o", "export", "--no-pager"], ["systemctl", "show", "magbay-*"], ["dmesg"]):
-    seen += subprocess.run(words, capture_output=True).stdout
-places = ("/var/lib/magbay", "/run/magbay", "/run/systemd", "/var/lib/systemd/coredump", "/var/log", "/tmp")
-files = [p for place in places for p in pathlib.Path(place).rglob("*") if p.is_file() and "credentials" not in str(p)]
-assert len(files) > 2 and len(seen) > 10000
-for name in ("old.key", "new.key", "passphrase", "recovery"):
-    part = pathlib.Path("/root", name).read_bytes()[:15]
-    forms = [part, part.hex().encode(), base64.b64encode(part), base64.b32encode(part), repr(part)[2:-1].encode()]
-    found = [str(p) for p in files if any(form in p.read_bytes() for form in forms)]
-    assert not found and not any(form in seen for form in forms), (name, found)
-"""
-
-
 def test_keys_leave_no_trace(dock: Dock) -> None:
     """Old and new key, passphrase and recovery key are in no log, state file, unit property, command line, environment
     or core dump while the disk is plugged, gets more slots, and is re-keyed."""
     guest = dock.guest
     key = "/etc/magbay/keys/magbay.key"
-    guest.put("/var/tmp/sampler.py", _SAMPLER.encode())
-    guest.put("/var/tmp/search.py", _SEARCH.encode())
-    guest.run("systemd-run --unit=sampler python3 /var/tmp/sampler.py")
+    leaks.watch(guest)
     dock.plug(dock.disk)
     dock.wait_state("SER-M1", "mounted")
     assert guest.run(f"stat -c '%a %U' {key}").stdout.strip() == "400 root"
@@ -353,8 +321,7 @@ def test_keys_leave_no_trace(dock: Dock) -> None:
     guest.put("/root/recovery", made.encode())
     guest.run(f"magbay key rotate && cp {key} /root/new.key", timeout=120)
     guest.run("magbay key add m1 --passphrase", check=False, stdin=b"short\n")
-    guest.run("touch /run/sampler.stop")
-    guest.wait_for("[ -s /root/sampled ] && ! systemctl is-active -q sampler", timeout=30)
-    guest.run("python3 /var/tmp/search.py")
+    leaks.unwatch(guest)
+    leaks.search(guest, "luksAddKey,--key-slot", "old.key", "new.key", "passphrase", "recovery")
     for unit in ("magbay-unlock@x.service", "magbay-rekey@x.service"):
         assert guest.run(f"systemctl show -P LimitCORE {unit}").stdout.strip() == "0"
