@@ -80,12 +80,14 @@ class Bay:
 
 
 @pytest.fixture
-def with_tpm(frozen: Frozen, vm_folder: Path, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guest]:
+def with_tpm(vm_folder: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A machine with a TPM, booted cold: a frozen one cannot get a chip."""
     if shutil.which("swtpm") is None:
         pytest.skip("swtpm is not installed: run image/install-host-packages")
-    with Tpm(vm_folder / "tpm") as tpm, Guest.boot(frozen.image, vm_folder, devices=tpm.devices) as guest:
-        if os.environ.get("MAGBAY_VM_QUICK") == "1":
+    quick = os.environ.get("MAGBAY_VM_QUICK") == "1"
+    image = request.getfixturevalue("frozen").image if quick else request.getfixturevalue("image")
+    with Tpm(vm_folder / "tpm") as tpm, Guest.boot(image, vm_folder, devices=tpm.devices) as guest:
+        if quick:
             guest.put("/var/tmp/magbay.deb", build_package().read_bytes())
             guest.run("dpkg --install /var/tmp/magbay.deb", timeout=600)
         yield from collecting(guest, request)
@@ -133,8 +135,15 @@ def test_the_tpm_opens_a_magazine_when_the_key_file_does_not(with_tpm: Guest, tm
     (slot,) = [s for s in json.loads(guest.run("magbay --json key list m1").stdout)["slots"] if s["kind"] == "TPM2"]
     guest.run(f"magbay key remove m1 {slot['slot']}", timeout=120)
     assert bay.kinds() == ["key file"]
-    bay.add("--tpm2")
+    added = bay.add("--tpm2")
     guest.run(f"mv {KEY} {KEY}.away")
+    bay.replug()
+    bay.wait("mounted")
+
+    # The other way: no slot of its own, but the key file sealed by the TPM.
+    guest.run(f"mv {KEY}.away {KEY} && magbay key remove m1 {added['slot']}", timeout=120)
+    guest.run("magbay key seal --with tpm2", timeout=120)
+    assert guest.run("ls /etc/magbay/keys").stdout.split() == ["magbay.key.cred"]
     bay.replug()
     bay.wait("mounted")
 
