@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.agents.control import ask
 from appliance.cli.output import Output, as_told, human_bytes
+from appliance.cli.reload import limit_new_disks
 from appliance.config.document import plain
 from appliance.config.kinds import NAME
 from appliance.config.loader import load
@@ -244,8 +245,11 @@ def run_import(args: argparse.Namespace, out: Output) -> ExitStatus:
     if args.source is not None:
         if args.name or args.key_file or args.leave_closed:
             raise UsageError("--from goes with no other option", hint="The file says the names.")
-        return _import_list(config, args.source, out)
-    return _import_disk(config, args, out)
+        status = _import_list(config, args.source, out)
+    else:
+        status = _import_disk(config, args, out)
+    limit_new_disks(config, args.config)
+    return status
 
 
 def _import_list(config: Config, file: Path, out: Output) -> ExitStatus:

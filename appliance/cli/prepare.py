@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from appliance.agents.control import ask, wait_for
 from appliance.cli import moreslots
 from appliance.cli.output import Output, human_bytes, one_line
+from appliance.cli.reload import limit_new_disks
 from appliance.cli.running import refresh_changer, stoppable
 from appliance.config.kinds import NAME
 from appliance.config.loader import load
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
         _confirm(todo)
     if not todo.enrolled:
         _carry_out(todo, config, out)
+        limit_new_disks(config, args.config)
     names = _finish(todo, config, out, pool, count)
     refresh_changer(args.config, out)
     disk = Disk(todo.device.node, todo.state.luks_uuid, config.state_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,15 @@ def _round(path: Path) -> list[str]:
     for words in change.commands():
         commands.run(words, "taking in the configuration")
     return _told(change)
+
+
+def limit_new_disks(config: Config, path: Path) -> None:
+    """A disk was enrolled: have the limits of jobs made anew, where there are such that name disks. *path*: the file of
+    *config*. It happens behind the back of the caller."""
+    if path == DEFAULT_PATH and any(job.limits.write_bandwidth for job in config.jobs.values()):
+        with contextlib.suppress(MagbayError):
+            words = ["systemctl", "start", "--no-block", "magbay-reload.service"]
+            commands.run(words, "limiting jobs on the new disk")
 
 
 def _told(change: Change) -> list[str]:

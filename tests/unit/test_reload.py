@@ -14,9 +14,10 @@ from appliance.agents import changer as changer_agent
 from appliance.agents.changer import ChangerAgent
 from appliance.agents.media import MediaAgent
 from appliance.agents.settings import Reloading
+from appliance.cli import reload
 from appliance.cli.reload import change_of
 from appliance.config.accepted import accept, in_force, last
-from appliance.config.loader import load
+from appliance.config.loader import DEFAULT_PATH, load
 from appliance.errors import ConfigError, ExitStatus
 from appliance.host.simulated import MemoryJournal, World, simulated_host
 from appliance.storage import timers
@@ -108,6 +109,25 @@ def test_directories_take_a_restart(tmp_path: Path) -> None:
     path.write_text(PREFIX.replace("run_dir: run\n", "run_dir: walk\n"))
     (found,) = change_of(old, load(path), path, tmp_path).commands()
     assert found == ("systemctl", "try-restart", *AGENTS)
+
+
+@pytest.mark.parametrize(
+    ("limits", "path", "runs"),
+    [
+        ("{write_bandwidth: 80MB}", DEFAULT_PATH, 1),
+        ("{cpu_weight: 9}", DEFAULT_PATH, 0),
+        ("{write_bandwidth: 1MB}", None, 0),
+    ],
+)
+def test_jobs_are_limited_on_a_disk_that_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: str, path: Path | None, runs: int
+) -> None:
+    """`magbay prepare` and `import`; an ordinary user's own configuration has no units."""
+    said: list[list[str]] = []
+    monkeypatch.setattr(reload.commands, "run", lambda words, what: said.append(words))
+    mine = write(tmp_path, f"jobs: {{home: {{paths: [data], limits: {limits}}}}}\n")
+    reload.limit_new_disks(load(mine), path or mine)
+    assert said == [["systemctl", "start", "--no-block", "magbay-reload.service"]] * runs
 
 
 # -- agents -----------------------------------------------------------------------------------------------------------
