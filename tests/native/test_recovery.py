@@ -22,7 +22,7 @@ def test_a_director_restores_as_the_page_says(tmp_path: Path) -> None:
     stocktools.find("bscan")
     if not shutil.which("sqlite3"):
         pytest.skip("sqlite3 is not installed (Debian package sqlite3)")
-    config = configuration(tmp_path, "maximum_volume_bytes: 2000000", "magazines: [{name: m1, directory: m1}]\n")
+    config = configuration(tmp_path, "maximum_volume_bytes: 200000", "magazines: [{name: m1, directory: m1}]\n")
     tree = rich_tree(tmp_path / "source")
     save(config, tree)
     try:

@@ -24,6 +24,12 @@ def rescue(place: Path, *volumes: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=60)
 
 
+def special(top: Path, name: bytes) -> bool:
+    """Whether it is a FIFO or a device, which the program leaves out."""
+    mode = os.lstat(os.fsencode(top) + b"/" + name).st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
 def plain(top: Path) -> dict[bytes, tuple[object, ...]]:
     """What the program promises: type, mode without special bits, time of files and directories, content, links."""
     found = {}
@@ -55,7 +61,7 @@ def test_python_alone_brings_a_tree_back(tmp_path: Path, pool: str) -> None:
 def test_the_shell_of_the_page_on_our_volumes(tmp_path: Path) -> None:
     """All of it in one go: volumes found with dd, bls, bextract for all and for the first job, the program."""
     stocktools.find("bls")
-    config = configuration(tmp_path, "maximum_volume_bytes: 2000000", "magazines: [{name: m1, directory: m1}]\n")
+    config = configuration(tmp_path, "maximum_volume_bytes: 200000", "magazines: [{name: m1, directory: m1}]\n")
     tree = rich_tree(tmp_path / "source")
     first = save(config, tree)
     (tree / "plain.txt").write_text("the second version")
@@ -67,9 +73,9 @@ def test_the_shell_of_the_page_on_our_volumes(tmp_path: Path) -> None:
     for name in ("bextract", "python"):
         back = below(tmp_path / "out" / name, tree)
         found = {key: row[4] for key, row in facts(back).items()}
-        assert found.items() <= content.items()
+        assert found == {key: value for key, value in content.items() if name == "bextract" or not special(tree, key)}
         assert (back / "new").read_text() == "new" and (back / "plain.txt").read_text() == "the second version"
-        assert len(found) > 40
+    assert len(first.volumes) > 15  # more than the tools take behind -V
     alone = below(tmp_path / "out" / "first", tree)
     assert (alone / "plain.txt").read_text() == "hello\n" and not (alone / "new").exists()
 
