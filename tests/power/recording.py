@@ -57,24 +57,33 @@ def run_below(folder: Path, module: str, *words: str) -> str:
 
 @dataclass(frozen=True)
 class Cut:
-    """What the disk holds, cut behind the call number *at*; *jobs* and *volumes* were acknowledged before."""
+    """What the disk holds, cut behind the call number *at*; *marks* were made before: what was acknowledged."""
 
     at: int
     state: State
     key: int
-    jobs: tuple[int, ...]
-    volumes: tuple[str, ...]
+    marks: tuple[str, ...]
+
+    @property
+    def jobs(self) -> list[int]:
+        """JobIds."""
+        return [int(mark.removeprefix("job ")) for mark in self.marks if mark.startswith("job ")]
+
+    @property
+    def volumes(self) -> list[str]:
+        """Volumes that were labelled."""
+        return [mark.removeprefix("volume ") for mark in self.marks if mark.startswith("volume ")]
 
 
 class Recording:
-    """The run *name* of `jobs.py` in *folder*."""
+    """The run *name* of `jobs.py`, or of another *module* of this kind, in *folder*."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, module: str = "tests.power.jobs") -> None:
         self.folder = folder
         self.disk = folder / "disk"
         self.disk.mkdir(parents=True)
         self._start = Disk(self.disk)
-        run_below(folder, "tests.power.jobs", name, str(folder))
+        run_below(folder, module, name, str(folder))
         self.calls: list[Call] = list(calls(folder / "log"))
         self._check_the_model()
 
@@ -94,13 +103,10 @@ class Recording:
         empty(self.disk)
         disk, chance = Disk(self.disk), random.Random(seed)
         seen: set[int] = set()
-        jobs: list[int] = []
-        volumes: list[str] = []
+        marks: list[str] = []
         for at, call in enumerate(self.calls):
             if call.kind is Kind.MARK:
-                kind, _, name = call.path.partition(" ")
-                jobs += [int(name)] if kind == "job" else []
-                volumes += [name] if kind == "volume" else []
+                marks.append(call.path)
                 seen.clear()  # the same disk promises more now
             disk.do(call)
             cuts = Cuts(disk, chance)
@@ -108,7 +114,7 @@ class Recording:
                 known = key(state)
                 if known not in seen:
                     seen.add(known)
-                    yield Cut(at, state, known, tuple(jobs), tuple(volumes))
+                    yield Cut(at, state, known, tuple(marks))
 
 
 class Machine:

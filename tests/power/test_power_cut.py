@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from appliance.changer import slotmap
+from appliance.magazines.attached import read_enrolments
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job
+from tests.power import settings
 from tests.power.jobs import RUNS
 from tests.power.recording import Cut, Machine, Recording, sums
 from tests.unit import stocktools
@@ -50,6 +53,31 @@ def test_power_cut(folder: Path, name: str) -> None:
             if number % (LEAST // APPENDED) == 0:
                 machine.append()
     assert len(known) >= LEAST
+
+
+def test_power_cut_while_small_files_change(folder: Path) -> None:
+    """Enrolments, slot map, key file: the old one or the new one, whole, and what was acknowledged is the new one."""
+    recording = Recording(folder, "files", "tests.power.settings")
+    machine, state_dir = Machine(folder), folder / "disk" / "state"
+    count = 0
+    for cut in recording.cuts(40, seed=3, telling=True):
+        count += 1
+        machine.put(cut.state)
+        done = [mark.split() for mark in cut.marks]
+        with told(f"cut behind call {cut.at} ({recording.calls[cut.at].kind.name})"):
+            found, damaged = read_enrolments(machine.config)
+            there = {item.filesystem_uuid for item in found}
+            gone = {what for how, what in done if how == "forgotten"}
+            assert damaged == () and not gone & there
+            enrolled = {what for how, what in done if how == "enrolled"}
+            lost = enrolled - there
+            assert not lost or (lost == {settings.UUIDS[1]} and len(enrolled) == 3)  # it is being forgotten
+            slots = len(slotmap.read(state_dir / slotmap.SLOT_MAP).slots)
+            assert slots in (0, 1, 30, 200) and slots >= max([int(what) for how, what in done if how == "slots"] or [0])
+            keys = [int(what) for how, what in done if how == "key"]
+            if keys or (state_dir / "key").exists():
+                assert settings.KEYS.index((state_dir / "key").read_bytes()) >= max(keys or [0])
+    assert count > 60
 
 
 def different(recording: Recording, known: set[int]) -> Iterator[Cut]:

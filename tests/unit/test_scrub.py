@@ -346,8 +346,9 @@ def test_words_that_do_not_go_together(tmp_path: Path, small: Config) -> None:
 
 
 def test_the_tree_is_still_there(tmp_path: Path, small: Config, tree: Path) -> None:
+    before = threading.active_count()  # other tests of this process may have left some
     save(small, tree)
     check(small)
     bring_back(small, tmp_path / "out")
     assert_same(tree, below(tmp_path / "out", tree))
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
