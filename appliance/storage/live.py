@@ -110,7 +110,7 @@ def run(
     Raises `NotFoundError` (job, or no file matches), `CatalogError`.
     """
     allow_depth()
-    with Catalog(config.state_dir) as catalog:
+    with Catalog.of(config) as catalog:
         catalog.recover()
         job = chosen_job(catalog, request.job, request.latest, request.before)
         chain = chain_of(catalog, job)

@@ -25,12 +25,17 @@ from tests.unit import (
     test_browse,
     test_catalog_copies,
     test_pools,
+    test_restore_lanes,
+    test_restore_places,
     test_scan,
+    test_scrub,
     test_storage_parts,
+    test_verify_disk,
 )
 from tests.unit.enginehelp import MAGAZINES, PREFIX, below, bring_back, magbay, rich_tree, save
 
 MODULES = (test_accurate, test_backup, test_browse, test_catalog_copies, test_pools, test_scan)
+MODULES += (test_restore_lanes, test_restore_places, test_scrub, test_verify_disk)
 # What of them is about SQLite's file, or costs much and has nothing to do with the catalog.
 NOT_HERE = {
     "test_look_ups_use_the_index",
@@ -113,7 +118,7 @@ def _fixture(name: str, test: Callable[..., None], request: pytest.FixtureReques
     if made is None:
         return request.getfixturevalue(name)
     function = getattr(made, "obj", made)
-    return function(*(request.getfixturevalue(one) for one in inspect.signature(function).parameters))
+    return function(*(_fixture(one, test, request) for one in inspect.signature(function).parameters))
 
 
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: f"{test.__module__.rpartition('.')[2]}.{test.__name__}")
