@@ -12,17 +12,28 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _LOOK = 0.1  # seconds between two looks at a lock that another holds
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = True, adopted: bool = True) -> None:
-    """Replace *path* by *data* (bytes); *durable* False leaves out the fsyncs, for files in /run; *adopted* False keeps
-    a file of root from the owner of its directory. Raises `OSError`."""
+    """Replace *path* by *data* (bytes), see `replacing`. Raises `OSError`."""
+    with replacing(path, mode=mode, durable=durable, adopted=adopted) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o640, durable: bool = True, adopted: bool = True) -> Iterator[BinaryIO]:
+    """A file to be written; it stands in the place of *path* once the block has ended, and is gone if that raised.
+
+    *durable* False leaves out the fsyncs, for files in /run; *adopted* False keeps a file of root from the owner of its
+    directory. Raises `OSError`.
+    """
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
             if adopted:

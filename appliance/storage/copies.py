@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -93,31 +91,19 @@ def write(catalog: Catalog, config: Config, job_id: int) -> tuple[list[str], int
 
 
 def _write_one(path: Path, head: dict[str, Any], records: Iterator[bytes]) -> None:
-    """As `host.files.write_atomic`, piece by piece. Raises `OSError`; then nothing is left."""
+    """Raises `OSError`; then nothing is left."""
     magazine = path.parent.parent
     if not path.parent.is_dir():
         path.parent.mkdir()
         files.adopt(path.parent, magazine)
         path.parent.chmod(0o750 | (magazine.stat().st_mode & 0o2020))
         files.sync_directory(magazine)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-            file.write(packer.compress(json.dumps(head).encode("ascii") + b"\n"))
-            for piece in records:
-                file.write(packer.compress(piece))
-            file.write(packer.flush())
-            file.flush()
-            os.fchmod(file.fileno(), files.mode_in(path.parent))
-            files.adopt(file.fileno(), path.parent)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
-    files.sync_directory(path.parent)
+    with files.replacing(path, mode=files.mode_in(path.parent)) as file:
+        packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        file.write(packer.compress(json.dumps(head).encode("ascii") + b"\n"))
+        for piece in records:
+            file.write(packer.compress(piece))
+        file.write(packer.flush())
 
 
 def header(catalog: Catalog, job: Job) -> dict[str, Any]:
