@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from appliance.storage.catalog import Catalog
+from appliance.storage.unread import Unread
 from appliance.storage.walk import GONE, Found
 from appliance.volumes.attributes import FileType
 from appliance.volumes.stat64 import decode_number, encode_number
@@ -38,7 +39,7 @@ class Before:
     def __init__(self, catalog: Catalog, chain: Sequence[int]) -> None:
         self._catalog = catalog
         self._paths: dict[bytes, int | None] = {}
-        self._unknown: set[bytes] = set()
+        self._unread = Unread()
         with catalog.transaction(durable=False) as db:
             db.execute("DROP TABLE IF EXISTS Known")
             db.declare(
@@ -73,7 +74,7 @@ class Before:
     def trouble(self, path: bytes, error: OSError) -> None:
         """*path* could not be looked at: unless it is gone, what was saved of it and in it counts as there."""
         if error.errno not in GONE:
-            self._unknown.add(path.rstrip(b"/"))
+            self._unread.add(path)
 
     def gone(self) -> Iterator[Gone]:
         """What the walk did not find again."""
@@ -84,18 +85,10 @@ class Before:
         # In batches: a query that stays open would hold the catalog as it was, and the caller writes to it.
         while rows := list(self._catalog.rows(query, (last, _BATCH))):
             for number, path, name, lstat in rows:
-                if not self._seen[number >> 3] & 1 << (number & 7) and not self._is_unknown(path + name):
+                if not self._seen[number >> 3] & 1 << (number & 7) and not self._unread.covers(path + name):
                     fields = lstat.encode("ascii").split(b" ")
                     yield Gone(path + name, decode_number(fields[_MTIME]), decode_number(fields[_CTIME]))
             last = rows[-1][0]
-
-    def _is_unknown(self, path: bytes) -> bool:
-        path = path.rstrip(b"/")
-        while self._unknown and path:
-            if path in self._unknown:
-                return True
-            path = path.rpartition(b"/")[0]
-        return b"" in self._unknown
 
     def _path_id(self, path: bytes) -> int | None:
         if path not in self._paths:

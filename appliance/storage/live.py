@@ -25,6 +25,7 @@ from appliance.storage.plan import Wanted, chain_of, chosen_job, wanted_files
 from appliance.storage.reading import BUFFER, Reader, new_hash, stretches
 from appliance.storage.saved_files import text
 from appliance.storage.selection import matcher
+from appliance.storage.unread import Unread
 from appliance.storage.walk import GONE, Found, Walker, allow_depth
 from appliance.volumes.attributes import FileType
 from appliance.volumes.stat64 import EncodedStat
@@ -174,7 +175,7 @@ class _Comparing:
         self._contents = request.contents
         self._progress = progress
         self._reader = Reader()
-        self._unknown: set[bytes] = set()  # what could not be looked at
+        self._unread = Unread()
 
     def close(self) -> None:
         """End the threads."""
@@ -204,7 +205,7 @@ class _Comparing:
 
     def _trouble(self, path: bytes, error: OSError) -> None:
         if error.errno not in GONE:
-            self._unknown.add(path.rstrip(b"/"))
+            self._unread.add(path)
             self.result.warnings.append(f"{text(path)} cannot be compared: {error.strerror or error}")
 
     def _found(self, found: Found) -> None:
@@ -223,7 +224,7 @@ class _Comparing:
     def _not_found(self, job_id: int, index: int) -> None:
         """Not met on the walk: gone, or left out by what the fileset excludes now."""
         saved = saved_files.one(self._catalog, job_id, index)
-        if saved is None or self._is_unknown(saved.path):
+        if saved is None or self._unread.covers(saved.path):
             return
         try:
             status = os.lstat(saved.path.rstrip(b"/") or b"/")
@@ -234,14 +235,6 @@ class _Comparing:
                 self._trouble(saved.path, error)
         else:
             self._compare(saved, status, saved.path, None)
-
-    def _is_unknown(self, path: bytes) -> bool:
-        path = path.rstrip(b"/")
-        while self._unknown and path:
-            if path in self._unknown:
-                return True
-            path = path.rpartition(b"/")[0]
-        return b"" in self._unknown
 
     def _compare(self, saved: SavedFile, status: os.stat_result, name: bytes, parent: int | None) -> None:
         self.result.files += 1
