@@ -16,9 +16,10 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError, UsageError
 from appliance.host import files
 from appliance.magazines.attached import Magazine
-from appliance.storage.catalog import Catalog
+from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.device import FileVolume
 from appliance.storage.model import Media
+from appliance.storage.tail import labelled_by
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import Dialect, VolumeLabel
 from appliance.volumes.writer import label_block
@@ -106,11 +107,39 @@ def label_new(
             try:
                 device = FileVolume.create(magazine.path / name, magazine.name, label)
             except FileExistsError:
-                continue  # a volume that this catalog does not know
+                found = _left_over(catalog, magazine, name, label)
+                if found is None:
+                    continue  # a volume that this catalog does not know
+                device = found
             except OSError as error:
                 raise _not_created(error, name, magazine) from None
             media = catalog.add_media(name, magazine.name, magazine.identity, pool_name, device.end)
             return OpenVolume(device, media, fresh=True)
+
+
+def _left_over(catalog: Catalog, magazine: Magazine, name: str, label: bytes) -> FileVolume | None:
+    """A volume that was labelled here but not entered, as a power cut in between leaves it: labelled anew.
+
+    None when it is anything else.
+    """
+    assert magazine.path is not None
+    path = magazine.path / name
+    try:
+        if catalog.media(name=name) or labelled_by(path, name) not in catalog.sessions():
+            return None
+        with contextlib.ExitStack() as stack:
+            device = FileVolume.open(path, magazine.name)
+            stack.callback(device.close)
+            device.cut(0)
+            device.append(memoryview(label))
+            device.sync()
+            files.sync_directory(path.parent)
+            stack.pop_all()
+            return device
+    except CatalogError:
+        raise
+    except (MagbayError, OSError):
+        return None
 
 
 @contextlib.contextmanager

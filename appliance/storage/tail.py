@@ -31,12 +31,29 @@ def holds_at_most_its_label(path: Path, name: str, given: Set[SessionIds]) -> bo
     if not head.strip(b"\0"):
         return True
     with VolumeReader(path) as reader:
-        blocks = [block.address for block in reader.blocks() if isinstance(block, Block)]
-        if blocks:
-            label = reader.label()
-            return blocks == [0] and label is not None and label.name == name
+        if any(isinstance(block, Block) for block in reader.blocks()):
+            return _label_alone(reader, name) is not None
     header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
     return header is not None and header.ids in given
+
+
+def labelled_by(path: Path, name: str) -> SessionIds | None:
+    """The session that wrote the label of *name*, when it is whole and nothing else stands in the volume's file.
+
+    Raises `VolumeError`, `OSError`.
+    """
+    if path.stat().st_size > DEFAULT_BLOCK:
+        return None
+    with VolumeReader(path) as reader:
+        return _label_alone(reader, name)
+
+
+def _label_alone(reader: VolumeReader, name: str) -> SessionIds | None:
+    found = [(block.address, block.ids) for block in reader.blocks() if isinstance(block, Block)]
+    if len(found) != 1 or found[0][0] != 0:
+        return None
+    label = reader.label()
+    return found[0][1] if label is not None and label.name == name else None
 
 
 def sessions_behind(path: Path, start: int) -> set[SessionIds]:

@@ -55,6 +55,19 @@ def test_what_is_no_torn_label_is_left_alone(config: Config, tree: Path) -> None
         assert {media.status for media in catalog.media() if media.name in foreign} == {VolumeStatus.ERROR}
 
 
+def test_a_volume_that_was_labelled_but_not_entered_is_taken_up(config: Config, tree: Path) -> None:
+    first, second, third = labelling.create(config, magazine="m1", pool="Default", count=3)
+    save(config, tree)
+    with Catalog(config.state_dir) as catalog:
+        for media in (first, second, third):
+            catalog.change("DELETE FROM Media WHERE MediaId=?", (media.media_id,))
+        catalog.change("DELETE FROM Session WHERE VolSessionId=3")  # that of the third, which is somebody else's then
+    written, foreign = volume(config, first.name).read_bytes(), volume(config, third.name).read_bytes()
+    made = labelling.create(config, magazine="m1", pool="Default", count=2)
+    assert [media.name for media in made] == ["m1-0002", "m1-0004"]
+    assert volume(config, first.name).read_bytes() == written and volume(config, third.name).read_bytes() == foreign
+
+
 def test_new_directories_are_synced_from_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(files, "sync_directory", synced.append)
