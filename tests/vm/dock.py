@@ -15,9 +15,9 @@ from tests.vm.harness import Guest, Result
 from tests.vm.ready import Ready, enrol_in, make_key, make_magazine, owner_in, patience
 
 RUN = "/run/yank"  # where the helpers in the guest leave what they saw
-# Writes on a magazine, and forces to the disk, until that fails.
+# Writes on a magazine and forces to the disk, until that fails; new blocks each time, which the journal has to note.
 _WRITER = """cd /mnt/magbay/$1 || exit 1
-while dd if=/dev/zero of=data bs=16k count=8 conv=notrunc oflag=dsync status=none; do echo round >> /run/yank/$1; done
+while dd if=/dev/zero of=data bs=16k count=8 oflag=dsync status=none; do echo round >> /run/yank/$1; done
 date +%s.%N > /run/yank/$1.end
 """
 # Notes each 50 ms what has changed: a line with the time, whether it came or went, and a LUKS UUID, whose mapping, or
