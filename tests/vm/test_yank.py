@@ -58,7 +58,8 @@ def test_thirty_yanks_while_writing(guest: Guest, tmp_path: Path) -> None:
     for magazine in victims:
         dock.wait_state(magazine, "mounted")
     found = [record for record in dock.journal(f"MESSAGE_ID={_CHECKED}") if record["CHECKED"] != "clean"]
-    assert len(found) == 30 and all("journal was recovered" in record["CHECKED"] for record in found), found
+    # "its journal was recovered, no damage", or, where a truncation was cut, "e2fsck repaired it".
+    assert len(found) == 30 and all(re.search("recovered|repaired", record["CHECKED"]) for record in found), found
     assert {record["MAGAZINE"] for record in found} == {magazine.name for magazine in victims}
     assert len(dock.journal(f"MESSAGE_ID={_MOUNTED} MAGAZINE=beside")) == 1, "the magazine beside them did not notice"
     rounds = run(guest, f"wc -l < {RUN}/{beside.filesystem_uuid}; [ ! -e {RUN}/{beside.filesystem_uuid}.end ]").stdout
