@@ -1,4 +1,4 @@
-"""`magbay catalog prune|backup|restore`."""
+"""`magbay catalog prune|backup|restore|copy`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from appliance.cli import scan as scan_cli
 from appliance.cli.output import Output
 from appliance.cli.running import log_to, refresh_changer, stoppable, warn_of
 from appliance.config.loader import load
-from appliance.errors import ExitStatus
-from appliance.storage import copies, expiry, recovering
+from appliance.config.schema import CatalogConfig
+from appliance.errors import ExitStatus, UsageError
+from appliance.storage import copies, expiry, moving, recovering
 from appliance.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ _RESTORE = (
     "Bring the catalog back from the copies on magazines: on all that are here, or on those named. What the catalog "
     "has already is left as it is. Volumes that are newer than the copies are scanned."
 )
+_COPY = (
+    "Copy the whole catalog into an empty PostgreSQL database, or into a new file. Then let catalog.database name it "
+    "(or put the file in the place of state_dir/catalog.db)."
+)
 
 
 def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the noun `catalog`."""
-    noun = subparsers.add_parser("catalog", help="the catalog: prune, backup, restore")
+    noun = subparsers.add_parser("catalog", help="the catalog: prune, backup, restore, copy")
     verbs = noun.add_subparsers(metavar="VERB", required=True)
     prune = verbs.add_parser("prune", help="forget jobs beyond their retention", description=_PRUNE)
     prune.add_argument("--dry-run", action="store_true", help="only show them")
@@ -47,6 +52,9 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     restore.add_argument("--no-scan", action="store_true", help="leave volumes that are newer unscanned")
     restore.set_defaults(run=run_restore)
+    copy = verbs.add_parser("copy", help="the catalog into another database", description=_COPY)
+    copy.add_argument("target", metavar="TO", help="postgresql://… (without a password), or a new file for SQLite")
+    copy.set_defaults(run=run_copy)
 
 
 def run_prune(args: argparse.Namespace, out: Output) -> ExitStatus:
@@ -120,3 +128,24 @@ def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
     if result.errors:
         return ExitStatus.FAILED
     return result.scan.exit_status if result.scan else ExitStatus.DONE
+
+
+def run_copy(args: argparse.Namespace, out: Output) -> ExitStatus:
+    """Copy it."""
+    config = load(args.config)
+    address = args.target if "://" in args.target else ""
+    if address:
+        try:
+            CatalogConfig(database=address)
+        except ValueError as error:
+            hint = "The command line, too, is read by others."
+            raise UsageError(str(error).partition(": ")[2], hint=hint) from None
+        target = Catalog(config.state_dir, database=address)
+    else:
+        path = Path(args.target).absolute()
+        target = Catalog(path.parent, path.name)
+    with Catalog.of(config) as source, target:
+        files = moving.copy(source, target, out.line)
+    out.document({"files": files})
+    out.line(f"{files} files copied")
+    return ExitStatus.DONE

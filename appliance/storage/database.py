@@ -71,6 +71,9 @@ class Database(Protocol):
     def add_files(self, rows: Sequence[Sequence[Any]], *, again: bool) -> None:
         """Insert rows of File, fast; with *again* those that are there stay."""
 
+    def numbers_follow(self, table: str, column: str) -> None:
+        """Rows with numbers of their own were inserted: those that the database gives out go on behind them."""
+
     @staticmethod
     def advice(error: Exception) -> str:
         """What to do about an error."""
@@ -139,6 +142,9 @@ class SQLite:
     def add_files(self, rows: Sequence[Sequence[Any]], *, again: bool) -> None:
         """One by one; that is fast here."""
         self._db.executemany(_FILE + (" ON CONFLICT DO NOTHING" if again else ""), rows)
+
+    def numbers_follow(self, table: str, column: str) -> None:
+        """They do so by themselves."""
 
     @staticmethod
     def advice(error: Exception) -> str:

@@ -121,6 +121,12 @@ class PostgreSQL:
             columns[4] = [int(kind) for kind in columns[4]]
             self._db.execute(_ADD_FILES + (" ON CONFLICT DO NOTHING" if again else ""), columns)
 
+    def numbers_follow(self, table: str, column: str) -> None:
+        """Set the sequence behind the column."""
+        sequence = f"pg_get_serial_sequence('{table.lower()}', '{column.lower()}')"
+        query = f"SELECT setval({sequence}, coalesce(max({column}), 0) + 1, false) FROM {table}"  # noqa: S608
+        self._db.execute(query.encode())
+
     @staticmethod
     def advice(error: Exception) -> str:
         """What to do about an error."""

@@ -199,6 +199,26 @@ def test_a_server_that_goes_away_never_makes_a_job_good(tmp_path: Path, postgres
     assert again.status is JobStatus.DONE and again.volumes == ("m1-0001",)
 
 
+def test_it_moves_to_postgresql_and_back(tmp_path: Path, postgres: Server) -> None:
+    there = postgres.address("moved")
+    sqlite = enginehelp.configuration(tmp_path)
+    states = test_scan.history(tmp_path, sqlite)
+    before = test_scan.rows(sqlite)
+    assert magbay(tmp_path, "catalog", "copy", there.replace("postgres@", "postgres:hush@")).status == 2
+    assert magbay(tmp_path, "catalog", "copy", there).status == 0
+    (tmp_path / "state" / "catalog.db").rename(tmp_path / "old.db")
+    config = configured(tmp_path, there)
+    test_scan.assert_restores(tmp_path, config, states)
+    more = save(config, tmp_path / "source", name="tree", level=Level.INCREMENTAL)
+    assert more.status is JobStatus.DONE and more.job_id > max(states)
+    assert magbay(tmp_path, "catalog", "copy", there).status == 1  # not empty
+    assert magbay(tmp_path, "catalog", "copy", str(tmp_path / "state" / "catalog.db")).status == 0
+    config = enginehelp.configuration(tmp_path)
+    after = test_scan.rows(config)
+    assert after["jobs"][:-1] == before["jobs"] and after["files"][: len(before["files"])] == before["files"]
+    assert save(config, tmp_path / "source", name="tree").job_id > more.job_id
+
+
 def test_passwords_have_no_place_in_the_configuration(tmp_path: Path) -> None:
     for address in ("postgresql://magbay:hush@host/db", "postgresql:///db?password=hush"):
         with pytest.raises(ConfigError) as told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import random
 import shutil
@@ -391,6 +392,42 @@ def test_samples_of_bacula_and_bareos(tmp_path: Path, which: str, name: str) -> 
                 raw = base64.b64decode(digest + "==")
                 # Digests that the catalog has no name for are left out: of 16 bytes they would pass for MD5.
                 assert row[6] == digest or (not row[6] and len(raw) in (8, 16))
+
+
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        ("bacula-9.6", "a-interleaved"),
+        ("bacula-9.6", "a-span3"),
+        ("bacula-9.6", "a-incr"),
+        ("bareos-26", "a-interleaved"),
+    ],
+)
+def test_jobs_of_others_are_restored(tmp_path: Path, which: str, name: str) -> None:
+    """With their addresses, from interleaved sessions and over several volumes, alone and as a chain."""
+    volumes, manifest = sample(which, name)
+    config = configuration(tmp_path, magazines="magazines:\n  - {name: m1, directory: m1}\n")
+    (tmp_path / "m1").mkdir()
+    for path in volumes:
+        shutil.copy(path, tmp_path / "m1" / path.name)
+    assert scan(config, magazine="m1").errors == []
+    with Catalog(config.state_dir) as catalog:
+        jobs = {job.session_id: job for job in catalog.jobs()}
+    for expected in manifest["jobs"]:
+        job = jobs[expected["VolSessionId"]]
+        back = bring_back(config, tmp_path / f"out{job.job_id}", job=job.job_id)
+        assert back.errors == () and not [line for line in back.warnings if "damage" in line]
+        for one in expected["files"]:
+            if one["file_index"] > 0 and "sha256" in one:
+                restored = tmp_path / f"out{job.job_id}" / one["path"].lstrip("/")
+                assert hashlib.sha256(restored.read_bytes()).hexdigest() == one["sha256"]
+        gone = [one["path"] if isinstance(one, dict) else one for one in expected.get("deleted", [])]
+        assert not [path for path in gone if (tmp_path / f"out{job.job_id}" / path.lstrip("/")).exists()]
+    # Nothing of ours goes onto their volumes.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m1").iterdir() if path.is_file()}
+    (tmp_path / "data").write_bytes(b"ours")
+    assert save(config, tmp_path / "data").status is JobStatus.DONE
+    assert {path: (tmp_path / "m1" / path).read_bytes() for path in before} == before
 
 
 def test_the_command(tmp_path: Path, config: Config) -> None:
