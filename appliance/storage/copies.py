@@ -24,7 +24,6 @@ from appliance.errors import MagbayError, NotFoundError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, Media, SavedFile, VolumeStatus
 from appliance.storage.pools import reachable
@@ -36,6 +35,7 @@ _VERSION = 1
 _SUFFIX = ".job.gz"
 _LEVEL = 1  # of zlib: the digests do not become smaller, and time matters more
 _CHUNK = 1 << 20
+_ROWS = 5000  # packed at once
 _LONGEST_LINE = 64 << 20
 _FIELDS = 5
 _HINT = "It is left out; 'magbay volume scan' enters what is on the volumes."
@@ -130,15 +130,18 @@ def header(catalog: Catalog, job: Job) -> dict[str, Any]:
 
 
 def _records(catalog: Catalog, job_id: int) -> Iterator[bytes]:
-    waiting, size = [], 0
-    with contextlib.closing(saved_files.of_job(catalog, job_id)) as rows:
-        for saved in rows:
-            numbers = f"{saved.file_index}\0{saved.type}\0{saved.lstat}\0{saved.digest}\0".encode("ascii")
-            waiting.append(numbers + saved.path + b"\0")
-            size += len(waiting[-1])
-            if size >= _CHUNK:
+    query = (
+        "SELECT FileIndex, Type, LStat, Digest, Path, Name FROM File JOIN Path USING(PathId) "
+        "WHERE JobId=? ORDER BY FileIndex"
+    )
+    waiting: list[bytes] = []
+    with contextlib.closing(catalog.rows(query, (job_id,), many=True)) as rows:
+        for index, kind, lstat, digest, path, name in rows:
+            numbers = f"{index}\0{kind}\0{lstat}\0{digest}\0"
+            waiting.append(b"%s%s%s\0" % (numbers.encode("ascii"), path, name))
+            if len(waiting) >= _ROWS:
                 yield b"".join(waiting)
-                waiting, size = [], 0
+                waiting.clear()
     yield b"".join(waiting)
 
 

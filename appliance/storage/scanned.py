@@ -279,7 +279,12 @@ def _enter_job(db: Database, session: Session) -> None:
                 session.ids.session_time, int(time.time()),
             ),
         )  # fmt: skip
-    db.execute("INSERT INTO Scanned(JobId) VALUES(?) ON CONFLICT DO NOTHING", (session.job_id,))
+    # Of a good job the catalog knows beginning and end, whatever it lacks of the rest.
+    db.execute(
+        "INSERT INTO Scanned(JobId, Begun, Ended) SELECT JobId, CASE WHEN JobStatus IN ('T', 'W') THEN 1 ELSE 0 END, "
+        "CASE WHEN JobStatus IN ('T', 'W') THEN JobStatus ELSE '' END FROM Job WHERE JobId=? ON CONFLICT DO NOTHING",
+        (session.job_id,),
+    )
 
 
 def _renumber(db: Database, session: Session, wanted: int) -> None:

@@ -36,11 +36,18 @@ class _Place:
     first_block: int
     last_block: int
     status: str  # of the volume
+    written: int  # when the volume was first written on
+    volume: str
 
     @property
-    def order(self) -> tuple[int, int, int, int]:
+    def by_number(self) -> tuple[int, int, int, int]:
         """Files ascend; within one file the block numbers do."""
         return self.first, self.last, self.first_block, self.row_id
+
+    @property
+    def by_time(self) -> tuple[int, int, int, str, int]:
+        """Without block numbers, which rows that a backup entered do not have: in the order of the volumes."""
+        return self.first, self.last, self.written, self.volume, self.start
 
 
 def settle(catalog: Catalog, job_ids: Iterable[int]) -> dict[int, str]:
@@ -149,7 +156,7 @@ def _hole(places: Sequence[_Place]) -> bool:
     for before, behind in itertools.pairwise(places):
         if before.media_id == behind.media_id or VolumeStatus.ERROR.value in (before.status, behind.status):
             continue
-        numbered = before.last_block or behind.first_block  # some writers leave all numbers 0
+        numbered = before.last_block and behind.first_block  # not by some writers, nor when a backup entered the row
         if numbered and behind.first_block != (before.last_block + 1) & 0xFFFFFFFF:
             return True
         if not numbered and behind.first > before.last + 1:
@@ -160,11 +167,13 @@ def _hole(places: Sequence[_Place]) -> bool:
 def _in_order(db: Database, job_id: int) -> list[_Place]:
     """The job's stretches in order of writing; from now on their rows are in that order, too."""
     query = (
-        "SELECT JobMediaId, MediaId, FirstIndex, LastIndex, StartAddress, FirstBlock, LastBlock, VolStatus "
-        "FROM JobMedia JOIN Media USING(MediaId) WHERE JobId=? AND FirstIndex>0 ORDER BY JobMediaId"
+        "SELECT JobMediaId, MediaId, FirstIndex, LastIndex, StartAddress, FirstBlock, LastBlock, VolStatus, "
+        "FirstWritten, VolumeName FROM JobMedia JOIN Media USING(MediaId) WHERE JobId=? AND FirstIndex>0 "
+        "ORDER BY JobMediaId"
     )
     found = [_Place(*row) for row in db.execute(query, (job_id,))]
-    ordered = sorted(found, key=lambda place: place.order)
+    numbered = all(place.last_block for place in found)
+    ordered = sorted(found, key=lambda place: place.by_number if numbered else place.by_time)
     if ordered == found:
         return found
     for place in ordered:

@@ -33,7 +33,8 @@ PLACES = (
     "WHERE FirstIndex>0 ORDER BY JobId, JobMediaId"
 )
 FILES = "SELECT JobId, FileIndex, Path, Name, Type, LStat, Digest FROM File JOIN Path USING(PathId) ORDER BY 1, 2"
-MEDIA = "SELECT VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus FROM Media ORDER BY VolumeName"
+# Without the status: whether the next block would fit on a volume shows only when a job tries.
+MEDIA = "SELECT VolumeName, Magazine, Identity, Pool, VolBytes FROM Media ORDER BY VolumeName"
 SESSIONS = "SELECT VolSessionId, VolSessionTime FROM Session ORDER BY VolSessionId"
 
 
@@ -197,6 +198,25 @@ def test_what_is_missing_is_added_to_a_catalog_that_exists(tmp_path: Path, confi
     assert {job.job_id for job in result.jobs.values() if job.new} == {3, 4}
     assert rows(config) == before
     assert_restores(tmp_path, config, states)
+
+
+def test_one_lost_volume_of_a_good_job_is_added(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "maximum_volume_bytes: 500kB")
+    tree = rich_tree(tmp_path / "source")
+    saved = save(config, tree)
+    before = rows(config)
+    for name in (saved.volumes[0], saved.volumes[3], saved.volumes[-1]):
+        with Catalog(config.state_dir) as catalog:
+            (lost,) = catalog.media(name=name)
+            catalog.change("DELETE FROM JobMedia WHERE MediaId=?", (lost.media_id,))
+            catalog.change("DELETE FROM Media WHERE MediaId=?", (lost.media_id,))
+        (job,) = scan(config, volume(config, name)).jobs.values()
+        assert (job.status, job.missing) == ("done", "")
+        after = rows(config)
+        for what in ("jobs", "places", "files", "media"):
+            assert [row for row in after[what] if what != "jobs"] == [row for row in before[what] if what != "jobs"]
+    assert bring_back(config, tmp_path / "out").exit_status is ExitStatus.DONE
+    assert_same(tree, below(tmp_path / "out", tree))
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, config: Config) -> None:
