@@ -55,17 +55,17 @@ def finish(catalog: Catalog, config: Config | None, media: Media, found: Found) 
     sessions = found.book.sessions.values()
     begun = [session.begun for session in sessions if session.begun]
     ended = [session.label.time // 1_000_000 for session in sessions if session.label and session.ended]
-    first = min([*begun, *([media.first_written] if media.first_written else [])], default=0)
-    last = max([*begun, *ended, media.last_written], default=0)
-    if sessions and not last:
-        first = last = max(1, (found.label.write_time if found.label else 0) // 1_000_000)
+    # The first job on a volume renews its label.
+    labelled = found.label.write_time // 1_000_000 if found.label else 0
+    first = media.first_written or (max(1, labelled or min(begun, default=0)) if sessions else 0)
+    last = max([first, *begun, *ended, media.last_written], default=0)
     end = found.book.end or media.bytes
     status = media.status
     if found.damages and not found.torn:
         status = VolumeStatus.ERROR
     elif not media.bytes or status is VolumeStatus.ERROR:
         status = _usable(config, found.label, end)
-    now = replace(media, bytes=end, status=status, first_written=first or last, last_written=last)
+    now = replace(media, bytes=end, status=status, first_written=first, last_written=last)
     with catalog.transaction() as db:
         write_media(db, now)
         if found.label and not media.pool:
