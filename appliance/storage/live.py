@@ -25,6 +25,7 @@ from appliance.storage.plan import Wanted, chain_of, chosen_job, wanted_files
 from appliance.storage.reading import BUFFER, Reader, new_hash, stretches
 from appliance.storage.saved_files import text
 from appliance.storage.selection import matcher
+from appliance.storage.states import State
 from appliance.storage.unread import Unread
 from appliance.storage.walk import GONE, Found, Walker, allow_depth
 from appliance.volumes.attributes import FileType
@@ -169,7 +170,7 @@ class _Comparing:
         self.result = LiveResult(chain[-1].job_id)
         self._config = config
         self._catalog = catalog
-        self._chain = [job.job_id for job in chain]
+        self._state = State(catalog, [job.job_id for job in chain])
         self._wanted = {one.job.job_id: one for one in wanted}
         self._matches = matcher(request.globs)
         self._contents = request.contents
@@ -214,7 +215,7 @@ class _Comparing:
             path += b"/"
         if modes.S_ISSOCK(found.stat.st_mode) or not self._matches(path):
             return
-        saved = saved_files.newest_of(self._catalog, self._chain, path)
+        saved = self._state.find(path)
         if saved is None or saved.type == FileType.DELETED:
             self.result.is_there("new", path)
             return

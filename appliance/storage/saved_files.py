@@ -151,12 +151,6 @@ def _newest_where(
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 
-def newest_of(catalog: Catalog, chain: Sequence[int], path: bytes) -> SavedFile | None:
-    """The newest version in the jobs of *chain* of *path* (a directory's with a slash at its end), None for none."""
-    cut = path.rfind(b"/") + 1
-    return next(_newest_where(catalog, chain, "p.Path=? AND f.Name=?", (path[:cut], path[cut:])), None)
-
-
 def below(catalog: Catalog, chain: Sequence[int], path: bytes) -> Iterator[SavedFile]:
     """The newest versions in the jobs of *chain* of *path* (without a slash at its end) and of all that lies in it."""
     cut = path.rfind(b"/") + 1
