@@ -20,8 +20,11 @@ from appliance.config.loader import load
 from appliance.errors import ExitStatus
 from appliance.storage import backup, copies, saved_files, verify
 from appliance.storage.catalog import Catalog
-from appliance.storage.model import Job, JobStatus, VolumeStatus
+from appliance.storage.model import Job, JobStatus, Media, VolumeStatus
 from appliance.volumes.blocks import SessionIds
+from appliance.volumes.events import FileEnd, FileState, SessionEnd
+from appliance.volumes.reader import Damage
+from appliance.volumes.reading import read_volumes
 from tests.power.disk import Call, Cuts, Disk, Kind, State, calls, key
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +183,7 @@ class Machine:
     def append(self) -> backup.JobResult:
         """The next job: it is good, what torn tails there were are cut off, and no volume is given up."""
         lines: list[str] = []
+        tails = self._tails()
         request = backup.BackupRequest((self.folder / "source" / "more",), name="next")
         done = backup.run(self.config, request, log=lambda text, fields: lines.append(text))
         assert done.status is JobStatus.DONE, [*done.errors, *done.warnings]
@@ -187,8 +191,37 @@ class Machine:
             given_up = [media.name for media in catalog.media() if media.status is VolumeStatus.ERROR]
             jobs = [job for job in catalog.jobs() if job.status.good]
         assert not given_up, lines
+        for name in tails & set(done.volumes):
+            assert any(f"volume {name}: " in line and "were cut off" in line for line in lines), lines
         self.verify(jobs)
         return done
+
+    def _tails(self) -> set[str]:
+        """Volumes that were written and are longer than the catalog says."""
+        with Catalog(self.config.state_dir) as catalog:
+            written = [media for media in catalog.media() if media.last_written]
+            return {media.name for media in written if self._place(media).stat().st_size > media.bytes}
+
+    def _place(self, media: Media) -> Path:
+        return next(m.directory / media.name for m in self.config.magazines if m.name == media.magazine)
+
+    def read_without_catalog(self, good: list[Job]) -> int:
+        """The bare volumes give every job, and damage only behind what the catalog knows; gives how much of it."""
+        found = 0
+        with Catalog(self.config.state_dir) as catalog:
+            known = {media.media_id: media for media in catalog.media()}
+            for job in good:
+                media = list(dict.fromkeys(known[stretch.media_id] for stretch in catalog.stretches(job.job_id)))
+                ends = {str(self._place(item)): item.bytes for item in media}
+                events = list(read_volumes([Path(path) for path in ends]))
+                mine = [event for event in events if isinstance(event, FileEnd) and event.entry.ids == _ids(job)]
+                assert len(mine) == job.files and all(event.state is FileState.WHOLE for event in mine)
+                sessions = [event for event in events if isinstance(event, SessionEnd) and event.ids == _ids(job)]
+                assert [event.end.job_status for event in sessions if event.end] == ["T"]
+                damage = [event for event in events if isinstance(event, Damage)]
+                assert all(event.address >= ends[event.volume] for event in damage), damage
+                found += len(damage)
+        return found
 
 
 def _ids(job: Job) -> SessionIds:
