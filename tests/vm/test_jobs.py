@@ -164,8 +164,8 @@ def test_arrival_the_next_magazine_and_cancelling(guest: Guest, tmp_path: Path) 
         "  big: {paths: [/srv/big], wait_for_magazine: 10m}\n"
         "  stuck: {paths: [/etc/hostname], pool: Away, wait_for_magazine: 1h}\n"
         "  again: {paths: [/etc/hostname], pool: Away, retries: 5, retry_pause: 3s}\n"
-        "  one: {paths: [/srv/big/0]}\n"
-        "  two: {paths: [/srv/big/1]}\n",
+        "  one: {paths: [/srv/big/0], limits: {write_bandwidth: 500kB}}\n"
+        "  two: {paths: [/srv/big/1], limits: {write_bandwidth: 500kB}}\n",
         "m1",
         "m2",
     )
@@ -182,7 +182,7 @@ def test_arrival_the_next_magazine_and_cancelling(guest: Guest, tmp_path: Path) 
     jobs.wait("again", "job [0-9]* done")
     guest.run("mv /srv/d2 /srv/away")
 
-    # Two jobs at once, on different volumes.
+    # Two jobs at once, slow enough to meet, on different volumes.
     guest.run("systemctl start magbay-job@one magbay-job@two")
     for name in ("one", "two"):
         jobs.wait(name, "job [0-9]* done")
