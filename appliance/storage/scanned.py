@@ -30,6 +30,7 @@ _LEVELS = {
 }  # all others (full, virtual full, base) stand for themselves
 # JobIds of labels are kept up to here; one of a hostile volume must not use up the numbers.
 _MOST = 10**9
+_MOST_BYTES = 1 << 48
 UNKNOWN = "unknown"  # name of a job whose labels were not found yet
 
 
@@ -150,8 +151,8 @@ class VolumeBook:
         job = self._catalog.job(session.job_id) if session.job_id else None
         if job is None or job.name == UNKNOWN:
             return False
-        clients = {job.client, _text(label.client)} - {""}
-        if job.name == _text(label.job_name) and len(clients) < 2:
+        clients = {job.client, text_of(label.client)} - {""}
+        if job.name == text_of(label.job_name) and len(clients) < 2:
             return False
         told = f"job {label.job} has the session ids {session.ids} of job {job.job_id} {job.name}; it is not entered"
         self.clashes.append(told)
@@ -176,7 +177,7 @@ class VolumeBook:
         session.digest = ""
         stream = event.entry.attributes.stat.data_stream & TYPE_MASK
         if session.span and stream in DATA and stream not in PLAIN_DATA:
-            session.span.bytes += max(0, event.entry.attributes.stat.size)  # compressed records do not tell
+            session.span.bytes += bounded(event.entry.attributes.stat.size)  # compressed records do not tell
 
     def _digest(self, event: Digest) -> None:
         if event.algorithm in DIGEST_STREAMS:
@@ -225,7 +226,7 @@ class VolumeBook:
             "INSERT INTO JobMedia(JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress, FirstBlock, "
             "LastBlock, DataBytes) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (session.job_id, media_id, s.first, s.last, s.start, s.end, s.number, s.last_number, s.bytes)
+                (session.job_id, media_id, s.first, s.last, s.start, s.end, s.number, s.last_number, bounded(s.bytes))
                 for s in session.spans
             ],
         )
@@ -304,11 +305,11 @@ def _note_labels(db: Database, session: Session, label: SessionLabel) -> None:
     db.execute(
         "UPDATE Job SET Name=?, Level=?, Pool=?, FileSetMD5=?, Client=?, Type=? WHERE JobId=? AND Name=?",
         (
-            _text(label.job_name), _LEVELS.get(label.job_level, Level.FULL).value, _text(label.pool),
-            _text(label.fileset_md5), _text(label.client), label.job_type, session.job_id, UNKNOWN,
+            text_of(label.job_name), _LEVELS.get(label.job_level, Level.FULL).value, text_of(label.pool),
+            text_of(label.fileset_md5), text_of(label.client), label.job_type, session.job_id, UNKNOWN,
         ),
     )  # fmt: skip
-    db.execute("UPDATE Job SET FileSet=? WHERE JobId=? AND FileSet=''", (_text(label.fileset), session.job_id))
+    db.execute("UPDATE Job SET FileSet=? WHERE JobId=? AND FileSet=''", (text_of(label.fileset), session.job_id))
 
 
 def _note_start(db: Database, session: Session, label: SessionLabel) -> None:
@@ -325,11 +326,16 @@ def _note_end(db: Database, session: Session, label: SessionLabel) -> None:
         session.rows = None  # nothing follows
     db.execute(
         "UPDATE Job SET Finished=?, JobFiles=?, JobBytes=?, Warnings=? WHERE JobId=?",
-        (label.time // 1_000_000, label.job_files, label.job_bytes, label.job_errors, session.job_id),
+        (label.time // 1_000_000, label.job_files, bounded(label.job_bytes), label.job_errors, session.job_id),
     )
     db.execute("UPDATE Scanned SET Ended=? WHERE JobId=?", (label.job_status, session.job_id))
 
 
-def _text(value: str) -> str:
+def bounded(count: int) -> int:
+    """Bytes as a volume claims them, no more than any has: sums of them fit into the database's numbers."""
+    return max(0, min(count, _MOST_BYTES))
+
+
+def text_of(value: str) -> str:
     """Words of a label without bytes that are no text."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "")

@@ -19,7 +19,7 @@ from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import JobStatus, Media, VolumeStatus
 from appliance.storage.pools import reachable
-from appliance.storage.scanned import Session, VolumeBook
+from appliance.storage.scanned import Session, VolumeBook, text_of
 from appliance.storage.settling import settle
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
@@ -213,6 +213,8 @@ class _Scan:
         if label and label.name != path.name:
             hint = "A volume's file must be called like its label."
             raise VolumeError(f"{path}: its label says {label.name}; it is not entered", hint=hint)
+        if not inventory.legal_name(path.name):
+            raise VolumeError(f"{path.name!r}: no volume is called so; it is not entered")
         magazine = self._magazine_of(path)
         with _held(path) as free:
             if not free:
@@ -244,7 +246,7 @@ class _Scan:
         if not found:
             if self._request.dry_run:
                 return None
-            pool = label.pool if label else ""
+            pool = text_of(label.pool) if label else ""
             media = self._catalog.add_media(path.name, magazine.name, magazine.identity, pool, 0)
             # Until all of it was read nothing may be appended.
             media = replace(media, status=VolumeStatus.ERROR)

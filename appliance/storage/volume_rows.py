@@ -9,7 +9,7 @@ from pathlib import Path
 from appliance.config.schema import Config
 from appliance.storage.catalog import Catalog, write_media
 from appliance.storage.model import Media, VolumeStatus
-from appliance.storage.scanned import VolumeBook
+from appliance.storage.scanned import VolumeBook, text_of
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import DEFAULT_BLOCK
 from appliance.volumes.labels import VolumeLabel
@@ -69,7 +69,7 @@ def finish(catalog: Catalog, config: Config | None, media: Media, found: Found) 
     with catalog.transaction() as db:
         write_media(db, now)
         if found.label and not media.pool:
-            db.execute("UPDATE Media SET Pool=? WHERE MediaId=?", (found.label.pool, media.media_id))
+            db.execute("UPDATE Media SET Pool=? WHERE MediaId=?", (text_of(found.label.pool), media.media_id))
 
 
 def _usable(config: Config | None, label: VolumeLabel | None, end: int) -> VolumeStatus:

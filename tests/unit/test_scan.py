@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from appliance.storage import plan, scanning, source, verify
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, Level, VolumeStatus
 from appliance.storage.scanning import ScanRequest, ScanResult
+from appliance.volumes.attributes import FileType
 from appliance.volumes.bb03 import VolumeKeys
+from appliance.volumes.blocks import SessionIds
 from tests.unit.enginehelp import assert_same, below, bring_back, configuration, magbay, rich_tree, save, volume
 from tests.unit.test_volumes_corpus import CANCELLED, SAMPLES
-from tests.unit.volume_builder import CORPUS, sample
+from tests.unit.volume_builder import CORPUS, Job, label_of, sample
 
 JOBS = (
     "SELECT JobId, Name, Level, JobStatus, Pool, FileSetMD5, BaseJobId, VolSessionId, VolSessionTime, Started, "
@@ -481,3 +484,27 @@ def test_the_command(tmp_path: Path, config: Config) -> None:
     assert bare.status == 0 and "1 volumes with 1 jobs, 1 of them entered" in bare.stdout
     with Catalog(tmp_path, "elsewhere.db") as catalog:
         assert [job.name for job in catalog.jobs()] == ["backup"]
+
+
+def test_hostile_labels_and_numbers(tmp_path: Path, config: Config) -> None:
+    """What no honest volume says is bounded or left out; nothing but declared errors, and numbers go on."""
+    (tmp_path / "m1").mkdir()
+    most = 2**64 - 1
+    for number, size in enumerate((0, 2**63, most)):
+        job = Job(ids=SessionIds(2**32 - 1 - number, 7), job_id=(5, 2**31 - 1, 10**9 + 7)[number])
+        job.label = replace(job.label, job_name="odd\udcff name", pool="p\udcfe", job_level="?", job_type="?")
+        job.entry(FileType.REGULAR, b"/" + b"x" * 3000, mode=0o100644, size=size, data_stream=4, mtime=-1)
+        job.entry(FileType.DELETED, b"/gone", mode=0)
+        job.label = replace(job.label, job_files=2**32 - 1, job_errors=2**32 - 1, time=2**63 - 1, job_status="?")
+        job.writer.job_bytes = most
+        name = tmp_path / "m1" / f"hostile-{number}"
+        name.write_bytes(label_of(name, ids=job.ids, when=9 * 10**12, program="evil") + b"".join(job.end()))
+    result = scan(config, magazine="m1")
+    assert [job.status for job in result.jobs.values()] == ["failed"] * 3
+    (tmp_path / "data").write_bytes(b"ours")
+    saved = save(config, tmp_path / "data")
+    assert saved.status is JobStatus.DONE and saved.job_id < 2**31 and saved.volumes == ("m1-0001",)
+    with Catalog(config.state_dir) as catalog:
+        assert catalog.job(saved.job_id).session_id < 2**31
+    for words in (["jobs"], ["browse", "/"], ["status"]):
+        assert magbay(tmp_path, *words).status == 0
