@@ -126,7 +126,8 @@ def observe(facts: Facts) -> Verdict:
     if facts.refusal:
         return Verdict(State.FAILED, facts.refusal, "Pull one of the two disks.")
     if facts.eject:
-        open_still = facts.inner or facts.mounted or facts.unit in ("active", *_MOVING)
+        # The unlock unit may still call itself active: the eject unit has closed what it had opened.
+        open_still = facts.inner or facts.mounted or facts.unit == "activating"
         done = facts.eject_unit == "active" and not open_still
         return Verdict(State.SAFE if done else State.EJECTING)
     if facts.mounted:
@@ -194,6 +195,8 @@ def next_step(state: State, facts: Facts) -> Step:
         return Step.REARM  # it was called off while somebody still held the magazine
     if state is State.EJECTING:
         return _leave(facts)
+    if state is State.SAFE:
+        return Step.LOCK if facts.unit == "active" else Step.NONE
     if state is State.LOCKED:
         return Step.NONE if facts.unit == "deactivating" or facts.eject_unit in _MOVING else Step.UNLOCK
     if state is State.CHECKING:
@@ -209,7 +212,7 @@ def next_step(state: State, facts: Facts) -> Step:
 def _leave(facts: Facts) -> Step:
     if facts.eject_unit in _MOVING or facts.check in _MOVING or facts.unit == "deactivating":
         return Step.NONE
-    if not facts.inner and not facts.mounted and facts.unit in ("active", "activating"):
+    if not facts.inner and not facts.mounted and facts.unit == "activating":
         return Step.LOCK
     return Step.EJECT if facts.eject_unit != "active" and facts.eject_due else Step.NONE
 
