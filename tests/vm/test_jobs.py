@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 CONFIG = "/etc/magbay/magbay.yaml"
 HEAD = """
+filesets:
+  first: {paths: [/srv/big/0], compression: gzip9}
+  second: {paths: [/srv/big/1], compression: gzip9}
 changer: {name: magbay, drives: 2}
 magazines:
   - {name: d1, directory: /srv/d1}
@@ -30,6 +33,9 @@ pools:
   Ticks: {magazines: [d1]}
   Away: {magazines: [d2]}
 """
+# Before a job: until the other one has come as far. They would write one after the other where one is quick; a limit of
+# bandwidth does not make it slow, as the kernel counts what it writes back for whoever wrote to the volume before.
+MEET = "touch /srv/meet/{0}; until [ -e /srv/meet/one ] && [ -e /srv/meet/two ]; do sleep 0.1; done"
 # A command before the job runs in the cgroup of the job.
 SHOW_LIMITS = "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); grep . cpu.weight cpu.max memory.max io.max io.weight"
 
@@ -164,8 +170,8 @@ def test_arrival_the_next_magazine_and_cancelling(guest: Guest, tmp_path: Path) 
         "  big: {paths: [/srv/big], wait_for_magazine: 10m}\n"
         "  stuck: {paths: [/etc/hostname], pool: Away, wait_for_magazine: 1h}\n"
         "  again: {paths: [/etc/hostname], pool: Away, retries: 5, retry_pause: 3s}\n"
-        "  one: {paths: [/srv/big/0], limits: {write_bandwidth: 500kB}}\n"
-        "  two: {paths: [/srv/big/1], limits: {write_bandwidth: 500kB}}\n",
+        f"  one: {{fileset: first, hooks: {{before: [{json.dumps(MEET.format('one'))}]}}}}\n"
+        f"  two: {{fileset: second, hooks: {{before: [{json.dumps(MEET.format('two'))}]}}}}\n",
         "m1",
         "m2",
     )
@@ -182,8 +188,8 @@ def test_arrival_the_next_magazine_and_cancelling(guest: Guest, tmp_path: Path) 
     jobs.wait("again", "job [0-9]* done")
     guest.run("mv /srv/d2 /srv/away")
 
-    # Two jobs at once, slow enough to meet, on different volumes.
-    guest.run("systemctl start magbay-job@one magbay-job@two")
+    # Two jobs at once, on different volumes.
+    guest.run("install -d -o magbay -g magbay /srv/meet; systemctl start magbay-job@one magbay-job@two")
     for name in ("one", "two"):
         jobs.wait(name, "job [0-9]* done")
     one, two = jobs.of("one")[0], jobs.of("two")[0]
