@@ -162,17 +162,20 @@ def _carry_out(todo: Plan, config: Config, out: Output) -> None:
 
 def _finish(todo: Plan, config: Config, out: Output, pool: str, count: int) -> list[str]:
     """Let the agents take the new magazine as if it had just been plugged in, and create its volumes."""
-    from appliance.storage.labelling import create
+    from appliance.storage.labelling import fill
 
     try:
         ask("Rescan")
         wait_for(config, todo.name, ("mounted", "idle"), _READY_WITHIN, lambda disk: out.line(f"  {disk['state']}"))
         directory = find(config, todo.name).path
         assert directory is not None  # `find` gives attached magazines only
-        missing = count - len(leaflet.volumes(directory))
-        if missing > 0:
-            out.line(f"creating {missing} volumes")
-            create(config, magazine=todo.name, pool=pool, count=missing)
+        fill(
+            config,
+            magazine=todo.name,
+            pool=pool,
+            count=count,
+            say=lambda missing: out.line(f"creating {missing} volumes"),
+        )
         leaflet.checksums(directory, todo.name, everything=False, advance=lambda count: None)
         finished(todo, config)
     except MagbayError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, PermissionDeniedError
-from appliance.magazines import attached
+from appliance.magazines import attached, leaflet
 from appliance.magazines.attached import Magazine
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Media
@@ -27,6 +29,21 @@ def create(config: Config, *, magazine: str | None, pool: str, count: int) -> li
             opened.device.close()
             made.append(opened.media)
     return made
+
+
+def fill(config: Config, *, magazine: str, pool: str, count: int, say: Callable[[int], None]) -> list[str]:
+    """Create volumes until *magazine* holds *count*; gives the names of all that it holds. *say* is told how many are
+    created.
+
+    What a kill left behind between a label and its catalog row is one file more here, and is taken up as a new volume
+    by `create`: so it is counted again. Raises as `create`, `OSError`.
+    """
+    directory = _named(config, magazine).path
+    assert directory is not None  # a reachable one has a path
+    while (missing := count - len(leaflet.volumes(directory))) > 0:
+        say(missing)
+        create(config, magazine=magazine, pool=pool, count=missing)
+    return leaflet.volumes(directory)
 
 
 def _named(config: Config, name: str) -> Magazine:

@@ -68,6 +68,18 @@ def test_a_volume_that_was_labelled_but_not_entered_is_taken_up(config: Config, 
     assert volume(config, first.name).read_bytes() == written and volume(config, third.name).read_bytes() == foreign
 
 
+def test_filling_up_counts_what_a_kill_left_once_only(config: Config) -> None:
+    (first,) = labelling.create(config, magazine="m1", pool="Default", count=1)
+    with Catalog(config.state_dir) as catalog:
+        catalog.change("DELETE FROM Media WHERE MediaId=?", (first.media_id,))
+    told: list[int] = []
+    names = labelling.fill(config, magazine="m1", pool="Default", count=3, say=told.append)
+    assert names == ["m1-0001", "m1-0002", "m1-0003"] and told == [2, 1]
+    assert labelling.fill(config, magazine="m1", pool="Default", count=2, say=told.append) == names
+    with Catalog(config.state_dir) as catalog:
+        assert sorted(media.name for media in catalog.media()) == names
+
+
 def test_new_directories_are_synced_from_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(files, "sync_directory", synced.append)
