@@ -6,6 +6,7 @@ Order: write a temporary file beside the target, fsync it, rename it over the ta
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import tempfile
@@ -77,6 +78,16 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Make everything on the file system that *descriptor* is on durable (syncfs(2), which Python does not have).
+
+    Raises `OSError`, also when something that was written since *descriptor* was opened did not reach the disk.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.syncfs(descriptor):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def write_all(descriptor: int, data: bytes) -> None:

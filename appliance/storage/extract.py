@@ -385,9 +385,9 @@ class Extractor:
             self._on_result(FileResult(path, outcome, message))
 
     def finish(self) -> None:
-        """At the end, when no branch runs any more: attributes of directories. Raises as `run`.
+        """At the end, when no branch runs any more: attributes of directories, and everything to the disk.
 
-        The deepest come first, so that making files in them does not change their times.
+        Raises as `run`. The deepest come first, so that making files in them does not change their times.
         """
         try:
             for parts in sorted(self._directories, key=len, reverse=True):
@@ -395,6 +395,11 @@ class Extractor:
             self._target.settle(self._directories)
         except OSError as error:
             raise self._no_more(error) from None
+        try:
+            self._target.flush()
+        except OSError as error:
+            text = f"{self._target.root}: what was restored may not be on the disk: {error.strerror}"
+            raise MagbayError(text, hint="Look at the disk, and restore again.") from None
         if self._target.foreign:
             told = "belong to other users or groups, and only root can give them back"
             self.summary.warn(f"{self._target.foreign} of the restored files {told}: they are yours now")

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import errno
 import grp
-import itertools
 import os
 import pwd
 import stat as modes
@@ -20,15 +19,13 @@ from functools import partial
 from pathlib import Path
 
 from appliance.errors import MagbayError, PermissionDeniedError
+from appliance.storage import unfinished
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.stat64 import EncodedStat
 
 Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL_BITS = 0o6000
-_UNFINISHED = b".magbay-unfinished-"
-_numbers = itertools.count(1)
 _LONGEST_NAME = 65536  # bytes; sixteen times what the kernel takes at once, as trees can be deeper than that
 _XATTR_MAGIC = 0x005C5884
 _ACL_VERSION = 2  # of the kernel's form (linux/posix_acl_xattr.h): u32 version, then entries of tag, permissions, id
@@ -75,6 +72,8 @@ class Target:
         self._umask = os.umask(0o77)
         os.umask(self._umask)
         self._parent: tuple[Parts, int] | None = None  # the directory used last
+        self._places = unfinished.Places()
+        self._is_branch = False
         self._implicit: set[Parts] = set()  # made on the way, not yet seen on the volume
         self.foreign = 0  # things whose owner or group could not be restored, for want of rights
 
@@ -83,6 +82,7 @@ class Target:
         other = copy.copy(self)
         other._root = os.dup(self._root)
         other._parent = None
+        other._is_branch = True
         other.foreign = 0
         return other
 
@@ -90,6 +90,8 @@ class Target:
         """Close the descriptors."""
         self._forget()
         os.close(self._root)
+        if not self._is_branch:
+            self._places.close()
 
     def _forget(self) -> None:
         if self._parent:
@@ -107,6 +109,7 @@ class Target:
                 below = self._step(fd, part, wanted[:depth])
                 os.close(fd)
                 fd = below
+            self._places.came_to(wanted, fd)
         except BaseException:
             os.close(fd)
             raise
@@ -120,8 +123,10 @@ class Target:
         except FileNotFoundError:
             # Closed to others until its own entry comes, which on a volume is behind its contents.
             self._implicit.add(whole)
+            self._places.note(fd)
             with contextlib.suppress(FileExistsError):  # another branch was faster
                 os.mkdir(part, 0o700, dir_fd=fd)
+                self._places.made(whole)
             return os.open(part, _WALK, dir_fd=fd)
         except NotADirectoryError:
             what = os.fsdecode(b"/".join(whole))
@@ -156,10 +161,7 @@ class Target:
 
         So what was there stays until the new file is whole, and no half file ever has the name of a whole one.
         """
-        while True:
-            name = b"%s%d-%d" % (_UNFINISHED, os.getpid(), next(_numbers))
-            with contextlib.suppress(FileExistsError):  # of a restore that was killed
-                return os.open(name, _CREATE, 0o600, dir_fd=self.parent(parts)), name
+        return unfinished.create(self.parent(parts))
 
     def place_file(self, name: bytes, parts: Parts) -> None:
         """The file of `create_file` is done: it takes the place of what is there. Raises `OSError`."""
@@ -186,6 +188,7 @@ class Target:
         if found is None:
             with contextlib.suppress(FileExistsError):  # another branch made it on its way
                 os.mkdir(parts[-1], 0o700, dir_fd=self.parent(parts))
+                self._places.made(parts)
 
     def create_symlink(self, parts: Parts, text: bytes) -> None:
         """A symbolic link that reads *text*, in place of what is there. Raises `OSError`."""
@@ -260,6 +263,10 @@ class Target:
             if found is not None and modes.S_ISDIR(found.st_mode):
                 os.chmod(parts[-1], 0o777 & ~self._umask, dir_fd=self.parent(parts))
         self._implicit.clear()
+
+    def flush(self) -> None:
+        """Return when everything is on the disk, whatever file systems it went to. Raises `OSError`."""
+        self._places.flush()
 
 
 def _try(missed: list[str], what: str, action: Callable[[], None]) -> None:

@@ -3,7 +3,8 @@
 What is durable, by POSIX and no more:
 
 * a file's content and length after fsync or fdatasync of that file, as they were at that moment;
-* names in a directory after fsync of that directory.
+* names in a directory after fsync of that directory;
+* all of that after syncfs (which is Linux's).
 
 What was written before an fsync that failed never is, whatever a later fsync says.
 
@@ -42,6 +43,7 @@ class Kind(IntEnum):
     MARK = 8
     FOREIGN = 9
     LOST = 10
+    SYNC_ALL = 11
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,9 @@ class Disk:
         self.last = self._by_inode[call.inode] if call.kind in (Kind.WRITE, Kind.LENGTH) else None
         if call.kind is Kind.SYNC:
             self._sync(self._by_inode[call.inode])
+        elif call.kind is Kind.SYNC_ALL:
+            for node in list(self._by_inode.values()):
+                self._sync(node)
         elif call.kind is Kind.LOST:
             self._by_inode[call.inode].pending.clear()
         elif call.kind is Kind.WRITE:

@@ -22,7 +22,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { MADE = 1, WRITE, LENGTH, SYNC, RENAME, REMOVE, LINK, MARK, FOREIGN, LOST };
+enum { MADE = 1, WRITE, LENGTH, SYNC, RENAME, REMOVE, LINK, MARK, FOREIGN, LOST, SYNC_ALL };
 enum { F_OPEN = 1, F_WRITE = 2, F_LENGTH = 4, F_SYNC = 8, F_NAME = 16, F_READ = 32 };
 enum { HALF = -1, STALL = -2 };
 
@@ -317,7 +317,7 @@ int fallocate64(int fd, int mode, off64_t offset, off64_t length) { return do_le
 int posix_fallocate(int fd, off_t offset, off_t length) { return do_length(fd, reserve, 0, offset, length) ? errno : 0; }
 int posix_fallocate64(int fd, off64_t offset, off64_t length) { return do_length(fd, reserve, 0, offset, length) ? errno : 0; }
 
-static int do_sync(int fd, long call, int counts)
+static int do_sync(int fd, long call, int kind)
 {
 	char path[PATH_MAX];
 	if (!*root || !path_of(fd, path))
@@ -333,12 +333,13 @@ static int do_sync(int fd, long call, int counts)
 		return -1;
 	}
 	/* Nothing here is to outlive the machine's power: the model decides what the disk has. */
-	if (counts)
-		put(SYNC, inode_of(fd), 0, "", "", "", 0);
+	if (kind)
+		put(kind, inode_of(fd), 0, "", "", "", 0);
 	LEAVE(0);
 }
-int fsync(int fd) { return do_sync(fd, SYS_fsync, 1); }
-int fdatasync(int fd) { return do_sync(fd, SYS_fdatasync, 1); }
+int fsync(int fd) { return do_sync(fd, SYS_fsync, SYNC); }
+int fdatasync(int fd) { return do_sync(fd, SYS_fdatasync, SYNC); }
+int syncfs(int fd) { return do_sync(fd, SYS_syncfs, SYNC_ALL); }
 /* sync_file_range(2) neither flushes the disk's cache nor says where the data are: it makes nothing durable. */
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags)
 {
