@@ -89,9 +89,9 @@ def run_add(args: argparse.Namespace, out: Output) -> ExitStatus:
     elif args.recovery:
         made = slots.add_recovery(disk, keys)[1].reveal().decode()
     elif args.tpm2:
-        slots.add_tpm2(disk, keys)
+        slots.add_device(disk, keys, slots.TPM2)
     elif args.fido2:
-        slots.add_fido2(disk, keys)
+        slots.add_device(disk, keys, slots.FIDO2)
     else:
         slots.add_tang(disk, keys, args.tang, args.thumbprint)
     added = [(slot.number, kind) for slot, kind in slots.listing(disk, keys) if slot.number not in before]

@@ -9,12 +9,12 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import MagbayError, NotFoundError
-from appliance.host.commands import interact, run
+from appliance.host.commands import interact
 from appliance.host.files import write_all
 from appliance.keys import headers, keyfile, luks, recovery, rotation
 from appliance.keys.luks import Cost
@@ -79,8 +79,26 @@ def opened_by(disk: Disk, typed: Secret) -> int | None:
     return luks.opens(disk.node, typed, (slot.number for slot in luks.header(disk.node).slots))
 
 
+@dataclass(frozen=True)
+class Device:
+    """What systemd-cryptenroll can give a slot to: in words, by which options, and what it needs."""
+
+    words: str
+    options: tuple[str, ...]
+    needs: str
+
+
 # What the TPM2 binds a slot to: the state of Secure Boot. systemd 257 takes it by itself, 258 and later nothing.
-_TPM2 = ("--tpm2-device=auto", "--tpm2-pcrs=7")
+TPM2 = Device(
+    "the TPM2",
+    ("--tpm2-device=auto", "--tpm2-pcrs=7"),
+    "It needs a TPM2 that works and the library libtss2-esys.",
+)
+FIDO2 = Device(
+    "a FIDO2 token",
+    ("--fido2-device=auto",),
+    "It needs one token with the hmac-secret extension, and the library libfido2.",
+)
 
 
 def cryptenroll(node: str, key_path: str, *device: str) -> list[str]:
@@ -95,25 +113,12 @@ def clevis(node: str, key_path: str, url: str, thumbprint: str) -> list[str]:
     return ["clevis", "luks", "bind", "-d", node, "-k", key_path, "tang", json.dumps(server)]
 
 
-def add_tpm2(disk: Disk, keys: Keys) -> None:
-    """Add a slot that opens with this machine's TPM2. Raises `MagbayError`."""
-    hint = "It needs a TPM2 that works and the library libtss2-esys."
-    _enrol_device(disk, keys, "the TPM2", _TPM2, run, hint)
-
-
-def add_fido2(disk: Disk, keys: Keys) -> None:
-    """Add a slot that opens with the FIDO2 token that is plugged in; it asks for a touch and perhaps a PIN."""
-    hint = "It needs one token with the hmac-secret extension, and the library libfido2."
-    _enrol_device(disk, keys, "a FIDO2 token", ("--fido2-device=auto",), interact, hint)
-
-
-def _enrol_device(
-    disk: Disk, keys: Keys, what: str, options: Sequence[str], runner: Callable[..., object], hint: str
-) -> None:
-    _wants_luks2(disk, what)
+def add_device(disk: Disk, keys: Keys, device: Device) -> None:
+    """Add a slot that opens with *device*, which may ask for a touch or a PIN. Raises `MagbayError`."""
+    _wants_luks2(disk, device.words)
     with _changing(disk, keys) as key, key.descriptor() as descriptor:
-        words = cryptenroll(disk.node, f"/dev/fd/{descriptor}", *options)
-        runner(words, f"adding {what} to {disk.node}", descriptors=[descriptor], hint=hint)
+        words = cryptenroll(disk.node, f"/dev/fd/{descriptor}", *device.options)
+        interact(words, f"adding {device.words} to {disk.node}", descriptors=[descriptor], hint=device.needs)
 
 
 def add_tang(disk: Disk, keys: Keys, url: str, thumbprint: str) -> None:

@@ -102,7 +102,10 @@ def test_command_lines_of_other_enrollers() -> None:
         "--tpm2-device=auto",
         "/dev/sdx",
     ]
-    assert slots.cryptenroll("/dev/sdx", "/dev/fd/7", *slots._TPM2)[2:4] == ["--tpm2-device=auto", "--tpm2-pcrs=7"]
+    assert slots.cryptenroll("/dev/sdx", "/dev/fd/7", *slots.TPM2.options)[2:4] == [
+        "--tpm2-device=auto",
+        "--tpm2-pcrs=7",
+    ]
     words = slots.clevis("/dev/sdx", "/dev/shm/k", "http://tang", "abc")
     assert words[:-1] == ["clevis", "luks", "bind", "-d", "/dev/sdx", "-k", "/dev/shm/k", "tang"]
     assert json.loads(words[-1]) == {"url": "http://tang", "thp": "abc"}
@@ -111,7 +114,12 @@ def test_command_lines_of_other_enrollers() -> None:
 
 @needs_cryptsetup
 @pytest.mark.parametrize(
-    "add", [slots.add_tpm2, slots.add_fido2, lambda *place: slots.add_tang(*place, "http://tang", "thumbprint")]
+    "add",
+    [
+        lambda *place: slots.add_device(*place, slots.TPM2),
+        lambda *place: slots.add_device(*place, slots.FIDO2),
+        lambda *place: slots.add_tang(*place, "http://tang", "thumbprint"),
+    ],
 )
 def test_luks1_has_no_place_for_tokens(config: Config, tmp_path: Path, add: Callable[..., None]) -> None:
     config.state_dir.mkdir()
