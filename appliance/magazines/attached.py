@@ -121,6 +121,7 @@ def create_directories(config: Config) -> None:
             ) from None
         files.make_directory(config.enrolment_dir)
         marker.touch()  # only now: with the marker alone the magazine would be away for ever
+        files.sync_directory(config.enrolment_dir)
 
 
 def _directory(magazine: MagazineConfig) -> Magazine:

@@ -11,9 +11,9 @@ import yaml
 
 from appliance.config.document import plain
 from appliance.config.kinds import Record, Where
-from appliance.config.loader import compose
+from appliance.config.loader import compose, load_enrolment
 from appliance.config.schema import Config, Enrolment, EnrolmentList
-from appliance.errors import MagbayError, NotFoundError
+from appliance.errors import ConfigError, MagbayError, NotFoundError
 from appliance.host.files import locked, make_directory, sync_directory, write_atomic
 from appliance.magazines.attached import enrolments
 from appliance.magazines.disks import MAPPING_PREFIX
@@ -34,7 +34,7 @@ def check_name(config: Config, name: str, filesystem_uuid: str = "") -> None:
 
 
 def enrol(config: Config, enrolment: Enrolment, *, replaces: str = "") -> None:
-    """Write the enrolment file, durably; the enrolment of the file system *replaces* ends.
+    """Write the enrolment file, durably; the enrolment of the file system *replaces* ends in the same step.
 
     Raises `MagbayError` when another magazine has its name; `OSError`.
     """
@@ -42,9 +42,9 @@ def enrol(config: Config, enrolment: Enrolment, *, replaces: str = "") -> None:
         check_name(config, enrolment.name, replaces or enrolment.filesystem_uuid)
         values = {key: value for key, value in vars(enrolment).items() if value}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        if replaces:
-            _file(config, replaces).unlink(missing_ok=True)
-        write_atomic(_file(config, enrolment.filesystem_uuid), text.encode(), mode=0o644)
+        # In the place of the old one: with two files a power cut between two steps would leave neither, or both.
+        write_atomic(_file(config, replaces or enrolment.filesystem_uuid), text.encode(), mode=0o644)
+        _name_files(config)
 
 
 def forget(config: Config, name: str) -> Enrolment:
@@ -103,9 +103,28 @@ def _file(config: Config, filesystem_uuid: str) -> Path:
     return config.enrolment_dir / f"{filesystem_uuid}.yaml"
 
 
+def keep_named(config: Config, ours: Sequence[Enrolment]) -> None:
+    """Finish what a cut between the two steps of `enrol` left: autofs goes by the names of the files. *ours*: what was
+    read of them."""
+    if not all(_file(config, item.filesystem_uuid).exists() for item in ours):
+        with contextlib.suppress(OSError):
+            _name_files(config)
+
+
+def _name_files(config: Config) -> None:
+    """Give each file the name of its file system. Raises `OSError`."""
+    for path in sorted(config.enrolment_dir.glob("*.yaml")):
+        with contextlib.suppress(ConfigError, FileNotFoundError):  # or it is forgotten, or named, at this moment
+            proper = _file(config, load_enrolment(path).filesystem_uuid)
+            if path != proper and not proper.exists():
+                path.rename(proper)
+                sync_directory(config.enrolment_dir)
+
+
 @contextlib.contextmanager
 def _changing(config: Config) -> Iterator[None]:
     """One process at a time, so that no two magazines get one name."""
     make_directory(config.enrolment_dir)
     with locked(config.enrolment_dir / ".lock"):
+        _name_files(config)
         yield

@@ -16,6 +16,7 @@ from appliance.host.api import BlockDevice, Host, Mount, UnitState, Wake
 from appliance.host.names import check_unit, eject_unit, lists_unit, mount_unit, unlock_unit
 from appliance.magazines.attached import enrolments, read_enrolments
 from appliance.magazines.disks import Disk, leftovers, survey
+from appliance.magazines.enrolment import keep_named
 from appliance.magazines.holders import Holder, lock_holders, parse, sentence, with_jobs
 from appliance.magazines.reports import DiskReport, report_away, report_of
 from appliance.magazines.states import Facts, State, Step, Verdict, next_step, observe, unlock_may_pass
@@ -48,6 +49,7 @@ class Media:
         # The units first: what they have done by then is seen in the devices and mounts that are looked at after it.
         units = await self._host.units.states(_UNITS)
         ours, self.damaged = read_enrolments(self.config)
+        keep_named(self.config, ours)
         devices, mounts = self._host.devices.enumerate(), self._host.mounts.table()
         disks = survey(devices, mounts, ours, self.config.mount_dir)
         here = {disk.enrolment.luks_uuid for disk in disks if disk.enrolment}

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from appliance.config.schema import Config
-from appliance.host.files import locked, write_atomic
+from appliance.host.files import locked, sync_directory, write_atomic
 from appliance.keys import headers, records
 from appliance.keys.rotation import Keys
 from appliance.magazines.attached import enrolments
@@ -21,7 +21,9 @@ def note(config: Config, keys: Keys) -> None:
     # Several magazines may be re-keyed at the same time: who comes last has seen the records of all.
     with locked(headers.directory(config.state_dir) / "rotation.lock"):
         if not keys.rotating:
-            _file(config).unlink(missing_ok=True)
+            if _file(config).exists():
+                _file(config).unlink()
+                sync_directory(config.state_dir)
             return
         found = {e.luks_uuid: records.read(config.state_dir, e.luks_uuid) for e in enrolments(config)}
         current = keys.key.fingerprint()

@@ -18,7 +18,7 @@ from appliance.magazines import enrolment
 from tests.power.jobs import Layer, configure
 
 KEYS = [bytes([number]) * 4096 for number in (1, 2)]
-UUIDS = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(1, 4)]
+UUIDS = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(1, 5)]
 
 
 def slots(count: int) -> SlotMap:
@@ -28,11 +28,14 @@ def slots(count: int) -> SlotMap:
 
 def change(config: Config, layer: Layer) -> None:
     """What is done; each mark says what is done and must be found from then on."""
-    for number, uuid in enumerate(UUIDS):
+    for number, uuid in enumerate(UUIDS[:3]):
         enrolment.enrol(config, Enrolment(f"m-{number}", uuid, uuid))
         layer.mark(f"enrolled {uuid}")
     enrolment.forget(config, "m-1")
     layer.mark(f"forgotten {UUIDS[1]}")
+    # A disk is prepared anew, under its own name.
+    enrolment.enrol(config, Enrolment("m-0", UUIDS[3], UUIDS[3]), replaces=UUIDS[0])
+    layer.mark(f"replaced {UUIDS[0]}")
     for count in (1, 30, 200):
         slotmap.write(config.state_dir / SLOT_MAP, slots(count))
         layer.mark(f"slots {count}")

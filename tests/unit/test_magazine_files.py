@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from appliance.config.schema import Config, Enrolment
 from appliance.errors import ConfigError, MagbayError, NotFoundError
 from appliance.magazines import enrolment, leaflet
 from appliance.magazines.attached import enrolments
-from appliance.magazines.enrolment import enrol, export, forget, take_over
+from appliance.magazines.enrolment import enrol, export, forget, keep_named, take_over
 from appliance.storage.labelling import create
 
 UUIDS = ("0b9a0000-1111-2222-3333-444455556666", "77ac0000-1111-2222-3333-444455556666")
@@ -104,6 +106,30 @@ def test_enrolments_travel(config: Config, tmp_path: Path) -> None:
         export(config, ["third"])
     with pytest.raises(NotFoundError):
         forget(config, "third")
+
+
+def test_an_enrolment_that_replaces_another_is_killed_in_between(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrol(config, Enrolment("m9", "0e0e", "dcba", serial="S1"))
+    child = os.fork()
+    if child == 0:  # killed by SIGKILL when it has written the new one, before the next step
+        end = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+        monkeypatch.setattr(enrolment, "_name_files", lambda config: end() if _new(config) else None)
+        enrol(config, Enrolment("m9", "0f0f", "abcd", serial="S1"), replaces="0e0e")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (only,) = enrolments(config)
+    assert (only.name, only.filesystem_uuid, only.luks_uuid) == ("m9", "0f0f", "abcd")
+    # The media agent finishes it at its next look, or the next command that changes enrolments.
+    keep_named(config, (only,))
+    assert [path.name for path in config.enrolment_dir.glob("*.yaml")] == ["0f0f.yaml"]
+    enrol(config, Enrolment("other", "0d0d", "dddd"))
+    assert forget(config, "m9") == only and [item.name for item in enrolments(config)] == ["other"]
+
+
+def _new(config: Config) -> bool:
+    return any(item.filesystem_uuid == "0f0f" for item in enrolments(config))
 
 
 @pytest.mark.parametrize(
