@@ -35,8 +35,10 @@ def run(magazine: Path, place: Path, *more: str, timeout: int = 60) -> str:
         env={**os.environ, **values, "LC_ALL": "C.UTF-8"},
         capture_output=True,
         text=True,
-        errors="surrogateescape",
+        errors="backslashreplace",  # what fails is shown, and a report must be sendable
         timeout=timeout,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    log = place / "work" / "log"  # of the Director, where one ran
+    told = log.read_text(errors="backslashreplace") if log.exists() else ""
+    assert done.returncode == 0, done.stdout + done.stderr + told
     return done.stdout
