@@ -42,7 +42,9 @@ def main() -> int:
         else:
             results.append(
                 suite(
-                    "VM scenarios", ["tests/vm", "-m", "vm", "-n", "2", "--dist", "loadfile"], Path(folder) / "vm.xml"
+                    "VM scenarios",
+                    ["tests/vm", "-m", "vm", "-n", "2", "--dist", "loadfile", "--durations=20"],
+                    Path(folder) / "vm.xml",
                 )
             )
     passed, failed, skipped = (sum(result[part] for result in results) for part in (1, 2, 3))
