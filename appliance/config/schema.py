@@ -16,6 +16,7 @@ from appliance.config.kinds import (
     RESOURCE,
     UUID,
     Choice,
+    Duration,
     Integer,
     ListOf,
     MapOf,
@@ -241,6 +242,12 @@ class CatalogConfig:
         "password, if any, stands in ~/.pgpass, a service file, or the credential pgpass.",
         default="",
         example="postgresql:///magbay",
+    )
+    wait_for_database: int = setting(
+        Duration(),
+        "How long a running job waits for a PostgreSQL server that goes away in the middle of it; 0: not at all.",
+        default=600,
+        example="10m",
     )
     copies: bool = setting(
         YesNo(),

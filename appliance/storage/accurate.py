@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from appliance.storage.catalog import Catalog
+from appliance.storage.database import Database
 from appliance.storage.unread import Unread
 from appliance.storage.walk import GONE, Found
 from appliance.volumes.attributes import FileType
@@ -38,24 +39,30 @@ class Before:
 
     def __init__(self, catalog: Catalog, chain: Sequence[int]) -> None:
         self._catalog = catalog
+        self._chain = tuple(chain)
         self._paths: dict[bytes, int | None] = {}
         self._unread = Unread()
-        with catalog.transaction(durable=False) as db:
-            db.execute("DROP TABLE IF EXISTS Known")
-            db.declare(
-                "CREATE TEMP TABLE Known(Number INTEGER PRIMARY KEY, PathId INTEGER NOT NULL, Name BLOB NOT NULL, "
-                "Type INTEGER NOT NULL, LStat TEXT NOT NULL, UNIQUE(PathId, Name))"
+        self._seen = bytearray()
+        catalog.renewed(self._make)
+
+    def _make(self, db: Database) -> None:
+        """Fill the table. The numbers are the same each time, as the rows come in the same order."""
+        self._paths.clear()
+        db.execute("DROP TABLE IF EXISTS Known")
+        db.declare(
+            "CREATE TEMP TABLE Known(Number INTEGER PRIMARY KEY, PathId INTEGER NOT NULL, Name BLOB NOT NULL, "
+            "Type INTEGER NOT NULL, LStat TEXT NOT NULL, UNIQUE(PathId, Name))"
+        )
+        for job_id in self._chain:
+            db.execute(
+                "INSERT INTO Known(PathId, Name, Type, LStat) "
+                "SELECT PathId, Name, Type, LStat FROM File WHERE JobId=? ORDER BY FileIndex "
+                "ON CONFLICT(PathId, Name) DO UPDATE SET Type=excluded.Type, LStat=excluded.LStat",
+                (job_id,),
             )
-            for job_id in chain:
-                db.execute(
-                    "INSERT INTO Known(PathId, Name, Type, LStat) "
-                    "SELECT PathId, Name, Type, LStat FROM File WHERE JobId=? "
-                    "ON CONFLICT(PathId, Name) DO UPDATE SET Type=excluded.Type, LStat=excluded.LStat",
-                    (job_id,),
-                )
-            db.execute("DELETE FROM Known WHERE Type=?", (FileType.DELETED,))
-            (last,) = db.execute("SELECT coalesce(max(Number), 0) FROM Known").fetchone()
-        self._seen = bytearray(last // 8 + 1)
+        db.execute("DELETE FROM Known WHERE Type=?", (FileType.DELETED,))
+        (last,) = db.execute("SELECT coalesce(max(Number), 0) FROM Known").fetchone()
+        self._seen = self._seen or bytearray(last // 8 + 1)
 
     def differs(self, found: Found) -> bool:
         """Whether the thing is new or other than it was saved; from now on it is known to be there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
 from appliance.storage.joblog import JobLog, LogCallback
+from appliance.storage.lasting import Outage
 from appliance.storage.limits import Limits
 from appliance.storage.model import Job, JobStatus, Level, NewJob
 from appliance.storage.pools import dialect, pool_config
@@ -186,11 +188,35 @@ def run(
         new, since = _plan(catalog, request, names)
         job = catalog.start_job(new)
         job_log = JobLog(catalog, job.job_id, log)
+        catalog.outlast(_outage(config.catalog.wait_for_database, job_log, cancelled, status, pause))
         patience = Patience(catalog, config, job_log, request.waiting, cancelled, status, pause)
         one = _Run(config, request, catalog, job, job_log, patience)
         with announced_job(config.run_dir, job.job_id, request.name):
             result = one.run(names, since, progress, cancelled)
+            with contextlib.suppress(MagbayError):
+                job_log.settle()
             return _with_copies(catalog, config, result, job_log)
+
+
+def _outage(
+    seconds: int,
+    log: JobLog,
+    cancelled: Callable[[], bool],
+    status: Callable[[str], None],
+    pause: Callable[[float], None],
+) -> Outage:
+    """How a job that runs waits for its catalog."""
+
+    def told(text: str) -> None:
+        log.aside(text)
+        status(text)
+
+    def wait(seconds: float) -> None:
+        if cancelled():
+            raise Cancelled
+        pause(seconds)
+
+    return Outage(seconds, told, wait)
 
 
 def _with_copies(catalog: Catalog, config: Config, result: JobResult, log: JobLog) -> JobResult:
@@ -283,8 +309,7 @@ class _Run:
             self._save_all(saver, names, since)
             self._end(commit.done(writer, saver), saver, ExitStatus.DONE)
         except Cancelled:
-            self.log.error("the job was cancelled: nothing of it counts as saved")
-            self._end(commit.cancelled(writer, saver), saver, ExitStatus.FAILED)
+            self._cancelled(commit, writer, saver)
         except (MagbayError, OSError) as error:
             self._failed(error, commit, writer, saver)
         finally:
@@ -330,6 +355,16 @@ class _Run:
             job_level=self.job.level.value,
             dialect=dialect(source.pool),
         )
+
+    def _cancelled(self, commit: Commit, writer: SessionWriter | None, saver: Saver | None) -> None:
+        status = JobStatus.CANCELLED
+        try:
+            self.log.error("the job was cancelled: nothing of it counts as saved")
+            commit.cancelled(writer, saver)
+        except MagbayError as error:  # as below
+            self.log.errors.append(error.message)
+            self.hint, status = error.hint, JobStatus.FAILED
+        self._end(status, saver, ExitStatus.FAILED)
 
     def _failed(
         self, error: MagbayError | OSError, commit: Commit, writer: SessionWriter | None, saver: Saver | None

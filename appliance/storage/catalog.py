@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from appliance.errors import NotFoundError, PermissionDeniedError
 from appliance.host import files
 from appliance.storage import tables
 from appliance.storage.database import CatalogError as CatalogError
-from appliance.storage.database import Database, open_database
+from appliance.storage.database import Database, declared
+from appliance.storage.lasting import Lasting, Outage, T
 from appliance.storage.model import (
     Job,
     JobStatus,
@@ -60,7 +61,8 @@ class Catalog:
             # Only one process at a time turns on WAL and makes the tables.
             with files.locked(state_dir / "catalog.lock"):
                 files.adopt(state_dir / "catalog.lock", state_dir)
-                self._db = _opened(state_dir / name, database)
+                self._db = tables.opened(state_dir / name, database)
+                self._lasting = Lasting(self._db)
         except OSError as error:
             text = f"{state_dir}: the catalog cannot be opened: {error.strerror}"
             if isinstance(error, PermissionError):
@@ -90,22 +92,41 @@ class Catalog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def outlast(self, outage: Outage) -> None:
+        """From now on a server that goes away is waited for, and what was being done is done once (`lasting`)."""
+        self._lasting.outlast(outage)
+
+    @property
+    def may_break(self) -> bool:
+        """Whether what this connection alone has, or commits that were not durable, can be lost while it goes on."""
+        return self._lasting.may_break
+
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Database]:
         """One change, all or nothing; *durable*: on the disk when the block is left."""
-        with _declared(self._db):
-            self._db.begin(durable=durable)
+        with self._declared():
+            self._lasting.begin(durable=durable)
             try:
                 yield self._db
-                self._db.commit()
+                self._lasting.end(self._db.commit)
             except BaseException:
                 with contextlib.suppress(*self._db.errors):
-                    self._db.rollback()
+                    self._lasting.end(self._db.rollback)
                 raise
+
+    def attempt(self, action: Callable[[Database], T], *, durable: bool = True) -> T:
+        """As `transaction`, for what *action* does with the database; also when that goes away in the middle."""
+        with self._declared():
+            return self._lasting.attempt(action, durable=durable)
+
+    def renewed(self, action: Callable[[Database], None]) -> None:
+        """Do *action* in a transaction of its own; where the connection may break, on each new one again."""
+        with self._declared():
+            self._lasting.renewed(action)
 
     def temporary(self, statement: str, values: Sequence[Any] = ()) -> None:
         """Make, fill or drop a temporary table, which only this connection has: nobody need wait for that."""
-        with _declared(self._db):
+        with self._declared():
             if values:
                 self._db.execute(statement, values)
             else:
@@ -113,17 +134,24 @@ class Catalog:
 
     def rows(self, query: str, values: Sequence[Any] = (), *, many: bool = False) -> Generator[Any, None, None]:
         """The rows of a query, one by one; with *many* of them memory is bounded."""
-        with _declared(self._db):
-            try:
-                found = self._db.stream(query, values) if many else self._db.execute(query, values)
-            except (OverflowError, UnicodeEncodeError):
-                return  # a number or text that the database cannot hold stands in no row
-            yield from found
+        ask = self._db.stream if many else self._db.execute
+        with self._declared(), contextlib.suppress(OverflowError, UnicodeEncodeError):
+            # A number or text that the database cannot hold stands in no row.
+            yield from self._lasting.ask(lambda: iter(ask(query, values)))
 
     def change(self, statement: str, values: Sequence[Any] = (), *, durable: bool = True) -> None:
         """One statement as a transaction of its own."""
-        with self.transaction(durable=durable) as db:
-            db.execute(statement, values)
+        self.attempt(lambda db: db.execute(statement, values), durable=durable)
+
+    @contextlib.contextmanager
+    def _declared(self) -> Iterator[None]:
+        """Turn errors of the database into `CatalogError`; inside of a transaction whoever began it does so."""
+        try:
+            yield
+        except self._db.errors as error:
+            if self._lasting.inside:
+                raise
+            raise declared(self._db, error) from None
 
     # -- sessions and jobs ------------------------------------------------------------------------------------
 
@@ -165,7 +193,8 @@ class Catalog:
 
     def finish_job(self, job_id: int, outcome: Outcome, stretches: Sequence[Stretch], media: Sequence[Media]) -> None:
         """In one durable transaction: where the job is, how far its volumes go, and how it ended."""
-        with self.transaction() as db:
+
+        def finish(db: Database) -> None:
             write_stretches(db, job_id, stretches)
             for volume in media:
                 write_media(db, volume)
@@ -180,6 +209,8 @@ class Catalog:
                     outcome.errors, outcome.warnings, job_id,
                 ),
             )  # fmt: skip
+
+        self.attempt(finish)
         self._not_alive(job_id)
 
     def _not_alive(self, job_id: int) -> None:
@@ -259,11 +290,10 @@ class Catalog:
 
     def add_media(self, name: str, magazine: str, identity: str, pool: str, size: int) -> Media:
         """Enter a freshly labelled volume."""
-        with self.transaction() as db:
-            db.execute(
-                "INSERT INTO Media(VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus) VALUES(?, ?, ?, ?, ?, ?)",
-                (name, magazine, identity, pool, size, VolumeStatus.APPEND.value),
-            )
+        self.change(
+            "INSERT INTO Media(VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus) VALUES(?, ?, ?, ?, ?, ?)",
+            (name, magazine, identity, pool, size, VolumeStatus.APPEND.value),
+        )
         return self.media(name=name)[0]
 
     def media(self, *, name: str | None = None, pool: str | None = None, media_id: int | None = None) -> list[Media]:
@@ -274,8 +304,7 @@ class Catalog:
 
     def update_media(self, media: Media) -> None:
         """Store the volume's size, status and times."""
-        with self.transaction() as db:
-            write_media(db, media)
+        self.attempt(lambda db: write_media(db, media))
 
     def touch_media(self, job_id: int, media: Media) -> None:
         """Note that the job begins to write on the volume: the evidence for later of what is its tail."""
@@ -287,9 +316,12 @@ class Catalog:
 
     def leave_media(self, job_id: int, media: Media, stretches: Sequence[Stretch]) -> None:
         """The job goes on with another volume: keep what is on this one."""
-        with self.transaction() as db:
+
+        def leave(db: Database) -> None:
             write_stretches(db, job_id, stretches)
             write_media(db, media)
+
+        self.attempt(leave)
 
     def stretches(self, job_id: int) -> list[Stretch]:
         """Where the job is, in order of writing."""
@@ -332,34 +364,6 @@ def write_media(db: Database, media: Media) -> None:
         "UPDATE Media SET VolBytes=?, VolStatus=?, FirstWritten=?, LastWritten=? WHERE MediaId=?",
         (media.bytes, media.status.value, media.first_written, media.last_written, media.media_id),
     )
-
-
-def _opened(path: Path, address: str) -> Database:
-    """The database with tables of this version. Raises `CatalogError`, `OSError`."""
-    db = open_database(path, address)
-    try:
-        with _declared(db):
-            version = db.version()
-            if version < tables.SCHEMA_VERSION:
-                tables.make(db)
-            elif version > tables.SCHEMA_VERSION:
-                raise CatalogError(
-                    f"{db.name}: catalog of version {version}, this magbay knows version {tables.SCHEMA_VERSION}",
-                    hint="Use the magbay that wrote it, or a newer one.",
-                )
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-@contextlib.contextmanager
-def _declared(db: Database) -> Iterator[None]:
-    """Turn errors of the database into `CatalogError`."""
-    try:
-        yield
-    except db.errors as error:
-        raise CatalogError(f"{db.name}: {error}".strip(), hint=db.advice(error)) from None
 
 
 def _where(**values: object) -> tuple[str, list[object]]:

@@ -40,6 +40,8 @@ class Database(Protocol):
     name: str
     """For messages."""
     errors: tuple[type[Exception], ...]
+    remote: bool
+    """Whether there is a connection that can break."""
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
         """Run one statement."""
@@ -58,6 +60,18 @@ class Database(Protocol):
 
     def rollback(self) -> None:
         """Give the transaction up; nothing when there is none."""
+
+    def transaction(self) -> int:
+        """The number of the one that was begun last, if they have numbers."""
+
+    def has_kept(self, number: int) -> bool | None:
+        """Whether that transaction was committed, and is still known after a crash; None while it goes on."""
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether *error* says that the connection is lost, or cannot be made just now."""
+
+    def reconnect(self) -> None:
+        """Make the connection again."""
 
     def version(self) -> int:
         """Of the tables, 0 when there are none."""
@@ -86,6 +100,7 @@ class SQLite:
     """The catalog in one file."""
 
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    remote = False
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -123,6 +138,21 @@ class SQLite:
         """Give the transaction up."""
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+
+    def transaction(self) -> int:
+        """They have none."""
+        return 0
+
+    def has_kept(self, number: int) -> bool | None:
+        """Nobody asks: a file does not go away and come back."""
+        return False
+
+    def is_lost(self, error: Exception) -> bool:
+        """Never."""
+        return False
+
+    def reconnect(self) -> None:
+        """Nothing to do."""
 
     def version(self) -> int:
         """The file's user version."""
@@ -182,3 +212,8 @@ def open_database(path: Path, address: str) -> Database:
         return PostgreSQL(address) if address else SQLite(path)
     except kind.errors as error:
         raise CatalogError(f"{address.partition('?')[0] or path}: {error}".strip(), hint=kind.advice(error)) from None
+
+
+def declared(db: Database, error: Exception) -> CatalogError:
+    """An error of *db*, as it is told."""
+    return CatalogError(f"{db.name}: {error}".strip(), hint=db.advice(error))

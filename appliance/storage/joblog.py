@@ -26,10 +26,16 @@ class JobLog:
         self._catalog = catalog
         self.job_id = job_id
         self._callback = callback
+        self._asides: list[str] = []
 
     def info(self, text: str, **fields: str) -> None:
         """Something that is as it should be."""
         self._tell("info", text, fields)
+
+    def aside(self, text: str) -> None:
+        """Something about the catalog itself, which gets it with the next line, or at the end."""
+        self._callback(text, {"JOB": str(self.job_id), "PRIORITY": _PRIORITIES["warning"]})
+        self._asides.append(text)
 
     def warning(self, text: str, **fields: str) -> None:
         """Something was left out or changed; the job goes on."""
@@ -46,6 +52,12 @@ class JobLog:
     def _tell(self, kind: str, text: str, fields: dict[str, str]) -> None:
         self._callback(text, {"JOB": str(self.job_id), "PRIORITY": _PRIORITIES[kind]} | fields)
         self._catalog.log(self.job_id, kind, text)
+        self.settle()
+
+    def settle(self) -> None:
+        """Enter what was said aside."""
+        while self._asides:
+            self._catalog.log(self.job_id, "info", self._asides.pop(0))
 
 
 def _keep(lines: list[str], text: str) -> None:

@@ -33,17 +33,29 @@ _ADD_FILES = (
 )
 
 
+# Conditions under which a server ends connections, or takes none (PostgreSQL's documentation, appendix A): class 08,
+# and admin_shutdown, crash_shutdown, cannot_connect_now.
+_AWAY = ("08", "57P01", "57P02", "57P03")
+
+
 class PostgreSQL:
-    """One connection. Whatever goes wrong with it ends what was begun; nothing is tried again behind a job's back."""
+    """One connection. Whatever goes wrong with it ends what was begun; `lasting` says what is tried again."""
 
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
+    remote = True
 
     def __init__(self, address: str) -> None:
         self.name = address.partition("?")[0]
+        self._address = address
+        self._cursors = 0
+        self._number = 0
+        self._db = self._connected()
+
+    def _connected(self) -> psycopg.Connection[Any]:
         credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "pgpass"
         more: dict[str, Any] = {"passfile": str(credential)} if credential.exists() else {}
-        self._db = psycopg.connect(
-            address,
+        made = psycopg.connect(
+            self._address,
             autocommit=True,
             connect_timeout=PATIENCE,
             application_name="magbay",
@@ -54,8 +66,12 @@ class PostgreSQL:
             tcp_user_timeout=45_000,
             **more,
         )
-        self._db.execute("SET client_min_messages TO warning")
-        self._cursors = 0
+        # The other way round as well: what a connection held that broke on the way is free soon.
+        made.execute(
+            "SET client_min_messages TO warning; SET tcp_keepalives_idle TO 15; SET tcp_keepalives_interval TO 5; "
+            "SET tcp_keepalives_count TO 6"
+        )
+        return made
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
         """Run one statement."""
@@ -83,7 +99,11 @@ class PostgreSQL:
         the write-ahead log holds both in order.
         """
         relaxed = "" if durable else "; SET LOCAL synchronous_commit TO off"
-        self._db.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK}){relaxed}".encode())
+        begin = f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK}){relaxed}; SELECT txid_current()"
+        cursor = self._db.execute(begin.encode())
+        while cursor.nextset():
+            pass
+        (self._number,) = cursor.fetchone() or (0,)
 
     def commit(self) -> None:
         """End the transaction."""
@@ -93,6 +113,29 @@ class PostgreSQL:
         """Give the transaction up; on a connection that is lost the server does that by itself."""
         if not self._db.closed and self._in_transaction():
             self._db.execute("ROLLBACK")
+
+    def transaction(self) -> int:
+        """What txid_current() said."""
+        return self._number
+
+    def has_kept(self, number: int) -> bool | None:
+        """By txid_status(). A crash takes away commits that were not waited for, and their numbers with them."""
+        try:
+            found = self._db.execute("SELECT txid_status(%s)", (number,)).fetchone()
+        except psycopg.DataError:  # "is in the future"
+            return False
+        status = found[0] if found else None
+        return None if status == "in progress" else bool(status == "committed")
+
+    def is_lost(self, error: Exception) -> bool:
+        """By the state of the connection, or by what the server says (class 57P)."""
+        state = getattr(error, "sqlstate", None) or ""
+        return self._db.closed or self._db.broken or state.startswith(_AWAY)
+
+    def reconnect(self) -> None:
+        """Close what is left of the old one and make another."""
+        self._db.close()
+        self._db = self._connected()
 
     def _in_transaction(self) -> bool:
         return self._db.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE

@@ -15,6 +15,7 @@ from dataclasses import replace
 from appliance.config.schema import Config
 from appliance.storage import expiry
 from appliance.storage.catalog import Catalog, write_media
+from appliance.storage.database import Database
 from appliance.storage.device import FileVolume
 from appliance.storage.model import Media, VolumeStatus
 from appliance.volumes.blocks import BLOCK_HEADER, DEFAULT_BLOCK, BlockHeader, SessionIds
@@ -40,10 +41,10 @@ def recycle(catalog: Catalog, config: Config, device: FileVolume, media: Media, 
     sessions = _sessions(device)
     if sessions is None and not (media.status is VolumeStatus.RECYCLE and device.end <= DEFAULT_BLOCK):
         return None
-    with catalog.transaction() as db:
-        if not possible(catalog, media, expiry.needed(catalog, config)):
-            return None
-        if not (sessions or set()) <= catalog.sessions():
+    known = sessions or set()
+
+    def forget(db: Database) -> Media | None:
+        if not possible(catalog, media, expiry.needed(catalog, config)) or not known <= catalog.sessions():
             return None
         expiry.forget(db, expiry.jobs_on(catalog, media), media)
         clean = replace(media, pool=pool, bytes=0, status=VolumeStatus.RECYCLE, first_written=0, last_written=0)
@@ -52,7 +53,9 @@ def recycle(catalog: Catalog, config: Config, device: FileVolume, media: Media, 
             "UPDATE Media SET Pool=?, Recycled=Recycled+1 WHERE MediaId=? AND VolStatus=?",
             (pool, media.media_id, VolumeStatus.RECYCLE.value),
         )
-    return clean
+        return clean
+
+    return catalog.attempt(forget)
 
 
 def _sessions(device: FileVolume) -> set[SessionIds] | None:

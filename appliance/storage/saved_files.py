@@ -16,21 +16,32 @@ from appliance.volumes.stat64 import EncodedStat
 
 # Rows of one transaction: large enough to cost nothing, small enough that other jobs hardly wait.
 _BATCH = 2000
+# Where a crash of the server may take away commits that were not waited for, every so many are.
+_DURABLE = 16
 # Directory ids kept at hand; walking stays in one neighbourhood, so a small memory does.
 _PATHS = 10_000
 
 _ALGORITHMS = {22: "MD5", 27: "SHA1", 43: "SHA256", 86: "SHA512"}  # by the length of base64 without padding
 
 
+_Row = tuple[int, int, bytes, str, str]
+
+
 class FileWriter:
-    """Takes the file rows of one job. Memory is bounded by the batch. *again*: rows that are there already stay."""
+    """Takes the file rows of one job. Memory is bounded by the batch. *again*: rows that are there already stay.
+
+    Where the database may go away in the middle of the job the last batches are kept until one is durable.
+    """
 
     def __init__(self, catalog: Catalog, job_id: int, *, again: bool = False) -> None:
         self._catalog = catalog
         self._job_id = job_id
-        self._waiting: list[tuple[int, int, bytes, str, str]] = []
+        self._waiting: list[_Row] = []
         self._paths: dict[bytes, int] = {}
         self._again = again
+        self._unsure: list[list[_Row]] = []
+        if catalog.may_break:
+            catalog.renewed(self._repeat)
 
     def add(self, file_index: int, kind: int, path: bytes, lstat: str, digest: str) -> None:
         """Enter one saved thing. Raises `CatalogError`."""
@@ -42,14 +53,27 @@ class FileWriter:
         """Write the waiting rows (durable with the next durable commit)."""
         if not self._waiting:
             return
-        with self._catalog.transaction(durable=False) as db:
-            rows = []
-            for index, kind, path, lstat, digest in self._waiting:
-                cut = path.rfind(b"/") + 1
-                path_id = self._paths.get(path[:cut]) or self._path_id(db, path[:cut])
-                rows.append((self._job_id, index, path_id, path[cut:], kind, lstat, digest))
-            db.add_files(rows, again=self._again)
-        self._waiting.clear()
+        if not self._catalog.may_break:
+            self._catalog.attempt(lambda db: self._write(db, self._waiting, again=self._again), durable=False)
+        else:
+            durable = len(self._unsure) + 1 >= _DURABLE
+            self._catalog.attempt(lambda db: self._write(db, self._waiting, again=self._again), durable=durable)
+            self._unsure = [] if durable else [*self._unsure, self._waiting]
+        self._waiting = []
+
+    def _repeat(self, db: Database) -> None:
+        """On a new connection: enter what a crash may have taken away. Ids of paths may be other ones now."""
+        self._paths.clear()
+        for rows in self._unsure:
+            self._write(db, rows, again=True)
+
+    def _write(self, db: Database, batch: list[_Row], *, again: bool) -> None:
+        rows = []
+        for index, kind, path, lstat, digest in batch:
+            cut = path.rfind(b"/") + 1
+            path_id = self._paths.get(path[:cut]) or self._path_id(db, path[:cut])
+            rows.append((self._job_id, index, path_id, path[cut:], kind, lstat, digest))
+        db.add_files(rows, again=again)
 
     def _path_id(self, db: Database, path: bytes) -> int:
         db.execute("INSERT INTO Path(Path) VALUES(?) ON CONFLICT DO NOTHING", (path,))

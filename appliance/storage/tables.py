@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from appliance.storage.database import Database
+from pathlib import Path
+
+from appliance.storage.database import CatalogError, Database, declared, open_database
 
 SCHEMA_VERSION = 5
 
@@ -77,3 +79,23 @@ def make(db: Database) -> None:
     except BaseException:
         db.rollback()
         raise
+
+
+def opened(path: Path, address: str) -> Database:
+    """The database with tables of this version. Raises `CatalogError`, `OSError`."""
+    db = open_database(path, address)
+    try:
+        version = db.version()
+        if version < SCHEMA_VERSION:
+            make(db)
+        elif version > SCHEMA_VERSION:
+            raise CatalogError(
+                f"{db.name}: catalog of version {version}, this magbay knows version {SCHEMA_VERSION}",
+                hint="Use the magbay that wrote it, or a newer one.",
+            )
+    except BaseException as error:
+        db.close()
+        if isinstance(error, db.errors):
+            raise declared(db, error) from None
+        raise
+    return db

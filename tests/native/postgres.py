@@ -1,8 +1,12 @@
-"""A PostgreSQL server of our own: on a socket in a directory of its own, as user postgres, gone with the tests."""
+"""A PostgreSQL server of our own: on a socket in a directory of its own, gone with the tests.
+
+It does not run as root: as the user postgres where there is one, else as nobody.
+"""
 
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -32,7 +36,7 @@ class Server:
         log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen([*_as_postgres(), str(_BINARIES[-1] / "postgres"), *options], stderr=log)
         deadline = time.monotonic() + 60
-        ready = [str(_BINARIES[-1] / "pg_isready"), "-q", "-h", str(self.folder)]
+        ready = [str(_BINARIES[-1] / "pg_isready"), "-q", "-U", "postgres", "-h", str(self.folder)]
         while subprocess.run(ready).returncode:
             assert self._process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
@@ -57,8 +61,17 @@ class Server:
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
+def _user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
 def _as_postgres() -> list[str]:
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"] if os.geteuid() == 0 else []
+    one = _user()
+    words = ["setpriv", f"--reuid={one.pw_uid}", f"--regid={one.pw_gid}", "--clear-groups", "--"]
+    return words if os.geteuid() == 0 else []
 
 
 @contextmanager
@@ -70,7 +83,7 @@ def server() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="magbay-pg-", dir="/tmp"))  # names of sockets are short
     try:
         if os.geteuid() == 0:
-            shutil.chown(folder, "postgres", "postgres")
+            shutil.chown(folder, _user().pw_uid, _user().pw_gid)
         options = ["-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"]
         command = [*_as_postgres(), str(_BINARIES[-1] / "initdb"), "-D", str(folder / "data"), *options]
         subprocess.run(command, check=True, capture_output=True, cwd="/")

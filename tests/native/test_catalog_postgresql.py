@@ -127,11 +127,13 @@ def test_the_engine(test: Callable[..., None], address: str, request: pytest.Fix
     test(**{name: _fixture(name, test, request) for name in wanted})
 
 
-def configured(folder: Path, address: str, more: str = "") -> Config:
+def configured(
+    folder: Path, address: str, more: str = "", *, wait: str = "0s", pool: str = "maximum_volume_bytes: 10GB"
+) -> Config:
     """A configuration with its catalog at *address*."""
     file = folder / "magbay.yaml"
-    line = f'catalog: {{database: "{address}"}}\n'
-    file.write_text(f"{PREFIX}{line}{MAGAZINES}pools: {{Default: {{maximum_volume_bytes: 10GB}}}}\n{more}")
+    line = f'catalog: {{database: "{address}", wait_for_database: {wait}}}\n'
+    file.write_text(f"{PREFIX}{line}{MAGAZINES}pools: {{Default: {{{pool}}}}}\n{more}")
     return load(file)
 
 
