@@ -34,6 +34,8 @@ class Compression(Enum):
     GZIP9 = "gzip9"
     LZO = "lzo"
     LZ4 = "lz4"
+    LZ4HC = "lz4hc"
+    LZFAST = "lzfast"
 
     @property
     def level(self) -> int:
@@ -101,7 +103,7 @@ class FilesetConfig:
     )
     compression: Compression = setting(
         Choice(Compression),
-        "Compression: none, gzip1 (quick) to gzip9, lzo, or lz4 (for Bareos and magbay only).",
+        "Compression: none, gzip1 (quick) to gzip9, lzo; lz4, lz4hc, lzfast (for Bareos and magbay only).",
         default=Compression.NONE,
         example="gzip3",
     )

@@ -66,8 +66,13 @@ def _options(compression: Compression, signature: Signature, sparse: bool, noati
 def _packing(compression: Compression) -> Packing | None:
     if compression is Compression.NONE:
         return None
-    if compression is Compression.LZO:
-        return packing.lzo()
-    if compression is Compression.LZ4:
-        return packing.lz4()
-    return packing.gzip(compression.level)
+    made = _PACKINGS.get(compression)
+    return made() if made else packing.gzip(compression.level)
+
+
+_PACKINGS = {
+    Compression.LZO: packing.lzo,
+    Compression.LZ4: packing.lz4,
+    Compression.LZ4HC: packing.lz4hc,
+    Compression.LZFAST: packing.lzfast,
+}

@@ -11,7 +11,7 @@ _FRAME = struct.Struct("<7sBII")  # mark, kind and block size, bytes that follow
 _MARK = b"FastLZ\0"
 _RAW, _COMPRESSED = 0x10, 0xC0
 _BLOCK_SIZE = 8  # 1024 << 8 bytes
-_SHORT_CHUNK = 64  # bytes that are not compressed
+SHORT_CHUNK = 64  # bytes that are not compressed
 _LONGEST_SHORT = 7  # a match whose length does not fit into the three bits of its instruction
 _SHORT = "compressed data end inside a frame"
 
@@ -48,7 +48,7 @@ def frames(data: memoryview, expand: Expander, limit: int) -> bytes:
 
 def pack_frame(plain: bytes, packed: bytes) -> bytes:
     """The frames for the *plain* bytes of a record (at most 256 KiB), or their *packed* form where that is shorter."""
-    raw = len(plain) <= _SHORT_CHUNK or len(packed) >= len(plain)
+    raw = len(plain) <= SHORT_CHUNK or len(packed) >= len(plain)
     kind, body = (_RAW, plain) if raw else (_COMPRESSED, packed)
     first = _FRAME.pack(_MARK, kind | _BLOCK_SIZE, len(body), len(plain)) if plain else b""
     return first + body + _FRAME.pack(_MARK, _COMPRESSED | _BLOCK_SIZE, 0, 0)

@@ -8,11 +8,12 @@ from typing import Any
 
 from appliance.volumes.errors import UnsupportedError
 
-# Module -> (what it reads, Debian package). The extras of the same names are in pyproject.toml.
+# Module -> (what it is for, name at PyPI, Debian package if there is one). The extras are in pyproject.toml.
 _KNOWN = {
-    "xxhash": ("block checksums and XXH digests of Bacula 15 and Bareos", "python3-xxhash"),
-    "lz4.block": ("data compressed with LZ4 or LZ4HC", "python3-lz4"),
-    "zstandard": ("data compressed with Zstandard", "python3-zstandard"),
+    "xxhash": ("block checksums and XXH digests of Bacula 15 and Bareos", "xxhash", "python3-xxhash"),
+    "lz4.block": ("data compressed with LZ4 or LZ4HC", "lz4", "python3-lz4"),
+    "zstandard": ("data compressed with Zstandard", "zstandard", "python3-zstandard"),
+    "fastlz": ("data with LZFAST", "pyfastlz", ""),
 }
 
 
@@ -29,10 +30,10 @@ def need(module: str, doing: str = "reading") -> Any:
     """The module *module*; `UnsupportedError` says which package to install for what (*doing*: the verb)."""
     found = find(module)
     if found is None:
-        what, package = _KNOWN[module]
-        name = module.partition(".")[0]
+        what, name, package = _KNOWN[module]
+        pip = f"pip install {name}"
         raise UnsupportedError(
             f"{doing} {what} needs the Python library {name}, which is not installed",
-            hint=f"Install the package {package} (or: pip install {name}).",
+            hint=f"Install the package {package} (or: {pip})." if package else f"Install it with '{pip}'.",
         )
     return found

@@ -1,6 +1,6 @@
 """Compressing the data of records, the other way round than `compression`. Source: volume format, section 7.3.
 
-Each record is compressed by itself. zlib has streams of its own; LZO and LZ4 stand in the streams of compressed data,
+Each record is compressed by itself. zlib has streams of its own; the others stand in the streams of compressed data,
 behind a header that names them.
 """
 
@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 
 from appliance.volumes import optional
 from appliance.volumes.errors import UnsupportedError
-from appliance.volumes.fastlz import pack_frame
+from appliance.volumes.fastlz import SHORT_CHUNK, pack_frame
 from appliance.volumes.streams import Stream
 
 _HEADER = struct.Struct(">4sIHH")  # algorithm, compressed bytes, level, version
@@ -53,9 +53,28 @@ def lzo() -> Packing:
 def lz4() -> Packing:
     """LZ4: Bareos reads it, Bacula does not. `UnsupportedError` without its library."""
     library = optional.need("lz4.block", "compressing")
+    return _framed(b"FZ4L", lambda data: library.compress(data, store_size=False))
+
+
+def lz4hc() -> Packing:
+    """LZ4 that takes its time (level 9, as Bareos): read like `lz4`."""
+    library = optional.need("lz4.block", "compressing")
+    return _framed(b"FZ4H", lambda data: library.compress(data, mode="high_compression", store_size=False))
+
+
+def lzfast() -> Packing:
+    """FastLZ of level 1: Bareos reads it, Bacula does not. `UnsupportedError` without its library."""
+    library = optional.need("fastlz", "compressing")
+    # The library puts the plain length (u32) in front.
+    return _framed(b"FZFZ", lambda data: library.compress(data, 1)[4:])
+
+
+def _framed(magic: bytes, pack: Callable[[bytes], bytes]) -> Packing:
+    """In Bareos' frames."""
 
     def compress(data: bytes) -> bytes:
-        return _headed(b"FZ4L", 1, pack_frame(data, library.compress(data, store_size=False)))
+        # What is stored as it is need not be compressed first.
+        return _headed(magic, 1, pack_frame(data, pack(data) if len(data) > SHORT_CHUNK else data))
 
     return Packing(compress, Stream.COMPRESSED_DATA, Stream.SPARSE_COMPRESSED_DATA)
 

@@ -1,4 +1,4 @@
-"""LZO and LZ4 as Bacula and Bareos write them, byte by byte, and read by their own tools where those can."""
+"""LZO, LZ4 and FastLZ as Bacula and Bareos write them, byte by byte, and read by their own tools where those can."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from tests.unit import stocktools
 from tests.unit.enginehelp import assert_same, below, bring_back, configuration, facts, rich_tree, volume
 from tests.unit.volume_builder import sample
 
-WAYS = {"lzo": packing.lzo, "lz4": packing.lz4}
+WAYS = {"lzo": packing.lzo, "lz4": packing.lz4, "lz4hc": packing.lz4hc, "lzfast": packing.lzfast}
+needs_fastlz = pytest.mark.skipif(optional.find("fastlz") is None, reason="Python's pyfastlz is not here")
+NAMES = [pytest.param(name, marks=needs_fastlz if name == "lzfast" else ()) for name in WAYS]
+MARKS = {"lz4": b"FZ4L", "lz4hc": b"FZ4H", "lzfast": b"FZFZ"}
 PLAIN = {
     "one": b"x",
     "short": b"a" * 64,
@@ -37,9 +40,9 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("content", PLAIN.values(), ids=list(PLAIN))
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-def test_what_is_packed_comes_back(way: Any, content: bytes) -> None:
-    one: Packing = way()
+@pytest.mark.parametrize("way", NAMES)
+def test_what_is_packed_comes_back(way: str, content: bytes) -> None:
+    one: Packing = WAYS[way]()
     packed = one.compress(content)
     assert bytes(decode(one.stream, memoryview(packed)).data) == content
     offset = (123456).to_bytes(8, "big")
@@ -76,10 +79,10 @@ def test_the_same_bytes_as_theirs(which: str, name: str, way: Any) -> None:
     assert same > 5
 
 
-def frames(record: bytes) -> list[tuple[bytes, int, int]]:
+def frames(record: bytes, mark_of: bytes) -> list[tuple[bytes, int, int]]:
     """Mark, kind and plain length of each frame of a record, and that its lengths add up."""
     magic, size, level, version = struct.unpack(">4sIHH", record[:12])
-    assert (magic, level, version, size) == (b"FZ4L", 1, 1, len(record) - 12)
+    assert (magic, level, version, size) == (mark_of, 1, 1, len(record) - 12)
     found, at = [], 12
     while at < len(record):
         mark, kind, length, plain = struct.unpack("<7sBII", record[at : at + 16])
@@ -89,9 +92,17 @@ def frames(record: bytes) -> list[tuple[bytes, int, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["a-fd-lz4", "a-sparse-lz4"])
-def test_the_same_frames_as_bareos(name: str) -> None:
-    """What LZ4 makes of the data differs by a few bytes from version to version of its library; the frames do not."""
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("a-fd-lz4", "lz4"),
+        ("a-sparse-lz4", "lz4"),
+        ("a-fd-lz4hc", "lz4hc"),
+        pytest.param("a-fd-lzfast", "lzfast", marks=needs_fastlz),
+    ],
+)
+def test_the_same_frames_as_bareos(name: str, way: str) -> None:
+    """What the libraries make of the data differs by a few bytes from version to version; the frames do not."""
     volumes, _ = sample("bareos-26", name)
     same = 0
     for event in read_volumes(volumes):
@@ -100,13 +111,13 @@ def test_the_same_frames_as_bareos(name: str) -> None:
             stored, plain = bytes(event.data[begin:]), bytes(decode(event.stream, event.data).data)
             if len(plain) > 256 << 10:
                 continue
-            ours = packing.lz4().compress(plain)
-            assert frames(ours) == frames(stored) and abs(len(ours) - len(stored)) <= len(stored) / 20
+            ours, mark = WAYS[way]().compress(plain), MARKS[way]
+            assert frames(ours, mark) == frames(stored, mark) and abs(len(ours) - len(stored)) <= len(stored) / 20
             same += 1
     assert same > 5
 
 
-@pytest.mark.parametrize("way", ["lzo", "lz4"])
+@pytest.mark.parametrize("way", NAMES)
 @pytest.mark.parametrize("pool", ["maximum_volume_bytes: 10GB, signature: SHA1", "maximum_volume_bytes: 700000"])
 def test_a_tree_compressed_with(tmp_path: Path, way: str, pool: str) -> None:
     config = configuration(tmp_path, pool, "magazines: [{name: m1, directory: m1}]\n")
@@ -130,15 +141,34 @@ def test_a_tree_compressed_with(tmp_path: Path, way: str, pool: str) -> None:
         assert {name: row[4] for name, row in stock.items()} == {name: row[4] for name, row in facts(tree).items()}
 
 
-@pytest.mark.parametrize("way", ["lzo", "lz4"])
+@pytest.mark.parametrize("way", list(WAYS))
 def test_without_the_library_no_job_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr(optional, "find", lambda module: None)
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     packing._lzo_library.cache_clear()
     config = configuration(tmp_path)
     request = backup.BackupRequest((), fileset=FilesetConfig((tmp_path,), compression=Compression(way)))
-    with pytest.raises(UnsupportedError, match=way) as told:
+    with pytest.raises(
+        UnsupportedError, match="lz4" if way == "lz4hc" else "fastlz" if way == "lzfast" else way
+    ) as told:
         backup.run(config, request, log=lambda text, fields: None)
     packing._lzo_library.cache_clear()
     assert "nstall" in told.value.hint and not (config.state_dir / "catalog.db").exists()
     assert os.listdir(tmp_path) == ["magbay.yaml"]
+
+
+def test_the_library_itself_reads_what_bareos_wrote_and_what_we_wrote() -> None:
+    """FastLZ's own decompressor, on the bodies of the frames; our reader says the same of both."""
+    fastlz = pytest.importorskip("fastlz")
+    volumes, _ = sample("bareos-26", "a-fd-lzfast")
+    bodies = 0
+    for event in read_volumes(volumes):
+        if isinstance(event, Data):
+            plain = bytes(decode(event.stream, event.data).data)
+            for record in (bytes(event.data), packing.lzfast().compress(plain)):
+                _, kind, length, size = struct.unpack("<7sBII", record[12:28])
+                if kind == 0xC8 and size == len(plain):
+                    body = record[28 : 28 + length]
+                    assert fastlz.decompress(size.to_bytes(4, "little") + body) == plain
+                    bodies += 1
+    assert bodies > 10 and bodies % 2 == 0
