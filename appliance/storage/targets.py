@@ -233,12 +233,14 @@ class Target:
         mode = stat.mode & 0o7777
         if not self._trusted or os.geteuid() not in (0, stat.uid):
             mode &= ~_SPECIAL_BITS
+        if xattrs and not is_link and not mode & 0o200 and os.geteuid() != 0:
+            _try(missed, "mode", lambda: os.chmod(place, 0o700))  # noqa: PTH101 (only what may be written takes them)
+        for packed in xattrs:
+            _try(missed, "extended attributes", partial(_set_xattrs, place, not is_link, packed, self._trusted))
         if not is_link:
             _try(missed, "mode", lambda: os.chmod(place, mode))  # noqa: PTH101 (a descriptor)
         for stream, text in acls:
             _try(missed, "ACL", partial(_set_acl, place, not is_link, stream, text))
-        for packed in xattrs:
-            _try(missed, "extended attributes", partial(_set_xattrs, place, not is_link, packed, self._trusted))
         times = (stat.atime * 10**9, stat.mtime * 10**9)
         _try(missed, "times", lambda: os.utime(place, ns=times, follow_symlinks=not is_link))
         return missed
