@@ -35,17 +35,27 @@ def records(place: int | bytes, *, follow: bool = True) -> list[tuple[Stream, by
         raise
     if not names:
         return []
+    values = {name: value for name in names if (value := _value(place, name, follow)) is not None}
     found: list[tuple[Stream, bytes]] = []
     for name, stream in ((_ACCESS, Stream.LINUX_ACCESS_ACL), (_DEFAULT, Stream.LINUX_DEFAULT_ACL)):
-        if name in names:
-            found.append((stream, acl_text(os.getxattr(place, name, follow_symlinks=follow))))
+        if name in values:
+            found.append((stream, acl_text(values.pop(name))))
     packed = bytearray()
-    for name in names:
-        if name not in (_ACCESS, _DEFAULT):
-            packed += _pack(os.fsencode(name), os.getxattr(place, name, follow_symlinks=follow))
+    for name, value in values.items():
+        packed += _pack(os.fsencode(name), value)
     if packed:
         found.append((Stream.LINUX_XATTR, bytes(packed)))
     return found
+
+
+def _value(place: int | bytes, name: str, follow: bool) -> bytes | None:
+    """None for one that was taken away since it was listed."""
+    try:
+        return os.getxattr(place, name, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return None
+        raise
 
 
 def _pack(name: bytes, value: bytes) -> bytes:

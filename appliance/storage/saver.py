@@ -106,8 +106,7 @@ class Saver:
             self._regular(found)
         elif kind == modes.S_IFDIR:
             name = found.path if found.path.endswith(b"/") else found.path + b"/"
-            more = extras.records(found.descriptor) if found.descriptor >= 0 else []
-            self._plain(found, FileType.DIRECTORY, name, more)
+            self._plain(found, FileType.DIRECTORY, name, self._extras_of(found, found.descriptor))
         elif kind == modes.S_IFLNK:
             target = os.readlink(found.name, dir_fd=_dir_fd(found))
             self._plain(found, FileType.SYMLINK, found.path, self._extras_of(found), target)
@@ -115,9 +114,17 @@ class Saver:
             index = self._plain(found, FileType.SPECIAL, found.path, self._extras_of(found))
             self._remember(found.stat, index, found.path, b"")
 
-    def _extras_of(self, found: Found) -> list[tuple[Stream, bytes]]:
-        place = found.name if found.parent < 0 else b"/proc/self/fd/%d/%s" % (found.parent, found.name)
-        return extras.records(place, follow=False)
+    def _extras_of(self, found: Found, descriptor: int = -1) -> list[tuple[Stream, bytes]]:
+        """ACL and extended attributes, of an open thing by its *descriptor*. What cannot be read is a warning."""
+        place: int | bytes = descriptor
+        if descriptor < 0:
+            place = found.name if found.parent < 0 else b"/proc/self/fd/%d/%s" % (found.parent, found.name)
+        try:
+            return extras.records(place, follow=descriptor >= 0)
+        except OSError as error:
+            what = "its ACL and extended attributes are not saved"
+            self._log.warning(f"{text(found.path)}: {what}: {error.strerror}")
+            return []
 
     def _plain(
         self, found: Found, kind: FileType, name: bytes, more: list[tuple[Stream, bytes]], link: bytes = b""
@@ -157,11 +164,7 @@ class Saver:
         first = self._links.get(key)
         if first is None:
             return False
-        try:
-            more = self._extras_of(found)
-        except OSError as error:
-            self._log.warning(f"{text(found.path)}: its extended attributes are not saved: {error.strerror}")
-            more = []
+        more = self._extras_of(found)
         numbers = pack_stat(found.stat, link_fi=first.file_index)
         index = self._begin(FileType.HARD_LINK, found.path, numbers, first.path, first.digest)
         self._write_extras(index, more)
@@ -184,7 +187,7 @@ class Saver:
             status = os.fstat(descriptor)
             if not modes.S_ISREG(status.st_mode):
                 raise OSError(0, "it is another thing now than when it was found")
-            more = extras.records(descriptor)
+            more = self._extras_of(found, descriptor)
             digest = self._read_and_write(found, descriptor, status, more)
             self._remember(status, self.files, found.path, digest)
             self._warn_if_changed(found, status, os.fstat(descriptor))

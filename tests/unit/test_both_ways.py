@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -55,6 +56,49 @@ def test_capabilities_and_every_namespace_of_attributes(tmp_path: Path, config: 
         place = below(tmp_path / "out", tree) / name
         assert {key: os.getxattr(place, key) for key in os.listxattr(place)} == pairs
     assert_same(tree, below(tmp_path / "out", tree))
+
+
+def test_attributes_that_cannot_be_read_cost_no_data(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "source"
+    tree.mkdir()
+    for name in ("too-many", "gone", "usual"):
+        (tree / name).write_text(name)
+        try:
+            os.setxattr(tree / name, "user.a", b"b")
+        except OSError as error:
+            pytest.skip(f"this file system has no attributes: {error.strerror}")
+    (tree / "closed").mkdir()
+    numbers = {(tree / name).stat().st_ino: name for name in ("too-many", "gone", "closed")}
+    really_list, really_get = os.listxattr, os.getxattr
+
+    def listed(place: int | bytes, *, follow_symlinks: bool = True) -> list[str]:
+        if numbers.get(os.stat(place).st_ino) in ("too-many", "closed"):
+            raise OSError(errno.E2BIG, "Argument list too long")  # XFS and btrfs hold more names than one call gives
+        return really_list(place, follow_symlinks=follow_symlinks)
+
+    def got(place: int | bytes, name: str, *, follow_symlinks: bool = True) -> bytes:
+        if numbers.get(os.stat(place).st_ino) == "gone":
+            raise OSError(errno.ENODATA, "No data available")  # somebody took it away meanwhile
+        return really_get(place, name, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "listxattr", listed)
+    monkeypatch.setattr(os, "getxattr", got)
+    saved = save(config, tree)
+    told = [line for line in saved.warnings if "extended attributes are not saved: Argument list too long" in line]
+    assert {line.partition(":")[0] for line in told} == {str(tree / "too-many"), str(tree / "closed")}
+    assert len(saved.warnings) == 2
+    monkeypatch.undo()
+    bring_back(config, tmp_path / "out")
+    back = below(tmp_path / "out", tree)
+    assert {name: (back / name).read_text() for name in ("too-many", "gone", "usual")} == {
+        name: name for name in ("too-many", "gone", "usual")
+    }
+    assert {name: os.listxattr(back / name) for name in ("too-many", "gone", "usual")} == {
+        "too-many": [], "gone": [], "usual": ["user.a"]
+    }  # fmt: skip
+    assert (back / "closed").is_dir()
 
 
 def odd_names() -> list[bytes]:
