@@ -6,6 +6,7 @@ digested by the caller, since handing them to another thread would cost more tha
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -195,12 +196,14 @@ def cut(view: memoryview) -> Iterator[memoryview]:
 
 
 def stretches(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each stretch of data below *size*; the last byte always belongs to one."""
+    """Start and end of each stretch of data below *size*; the last byte always belongs to one. Raises `OSError`."""
     at = 0
     while at < size:
         try:
             start = os.lseek(descriptor, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole up to the end
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # else nothing but a hole up to the end
+                raise
             start = size
         start = min(start, size)
         if start >= size:

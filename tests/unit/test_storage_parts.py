@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
@@ -88,6 +89,17 @@ def test_other_file_systems_are_not_entered(tmp_path: Path, mounted: Path) -> No
     assert tops([tmp_path / "source", mounted]) == [os.fsencode(tmp_path / "source"), os.fsencode(mounted)]
 
 
+def test_a_place_where_something_is_mounted_keeps_its_acl(tmp_path: Path, mounted: Path, config: Config) -> None:
+    text = b"user::rwx\nuser:4242424:rwx\ngroup::r-x\nmask::rwx\nother::---\n\0"
+    try:
+        os.setxattr(mounted, "system.posix_acl_default", pack_acl(text))
+    except OSError:
+        pytest.skip("this file system has no ACLs")
+    save(config, tmp_path / "source")
+    assert bring_back(config, tmp_path / "out").warnings == ()
+    assert os.getxattr(below(tmp_path / "out", mounted), "system.posix_acl_default") == pack_acl(text)
+
+
 def test_paths_inside_others_are_saved_once(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "ab").mkdir()
@@ -144,6 +156,26 @@ def test_reading_around_holes(
     reader.close()
     assert reached == size and bytes(found) == path.read_bytes()
     assert digest.digest() == wanted.digest()
+
+
+@pytest.mark.parametrize("fails", [os.SEEK_DATA, os.SEEK_HOLE])
+def test_a_disk_that_fails_to_say_where_data_are_is_no_hole(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    tree = tmp_path / "source"
+    tree.mkdir()
+    sparse_file(tree / "file", 5_000_000, {0: b"first", 3_000_000: b"second" * 1000})
+    real = os.lseek
+
+    def broken(descriptor: int, at: int, how: int) -> int:
+        if how == fails and at > 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, at, how)
+
+    monkeypatch.setattr(os, "lseek", broken)
+    saved = save(config, tree)
+    assert saved.exit_status is ExitStatus.WARNINGS
+    assert any("file cannot be read behind byte" in line and "Input/output" in line for line in saved.warnings)
 
 
 # -- ACLs ---------------------------------------------------------------------------------------------------------
