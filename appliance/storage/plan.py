@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -188,7 +188,7 @@ def wanted_files(
     """
     wanted = {job.job_id: Wanted(job) for job in chain}
     matches = matcher(globs)
-    found: Iterable[SavedFile]
+    found: Generator[SavedFile, None, None]
     roots = [_root(glob) for glob in globs]
     if roots and all(roots):
         found = _under(catalog, list(wanted), roots)
@@ -196,10 +196,11 @@ def wanted_files(
         found = saved_files.of_job(catalog, chain[0].job_id)
     else:
         found = saved_files.newest(catalog, list(wanted))
-    for saved in found:
-        if saved.type != FileType.DELETED and matches(saved.path):
-            wanted[saved.job_id].add(saved)
-            seen(saved)
+    with closing(found):  # when *seen* raises, before the catalog is closed
+        for saved in found:
+            if saved.type != FileType.DELETED and matches(saved.path):
+                wanted[saved.job_id].add(saved)
+                seen(saved)
     if globs and not any(item.count for item in wanted.values()):
         raise NotFoundError(
             f"job {chain[-1].job_id} has no file that matches {' or '.join(globs)}",
@@ -216,7 +217,7 @@ def _root(glob: str) -> str:
     return (glob if plain == glob else plain.rpartition("/")[0]).rstrip("/")
 
 
-def _under(catalog: Catalog, chain: Sequence[int], paths: Sequence[str]) -> Iterator[SavedFile]:
+def _under(catalog: Catalog, chain: Sequence[int], paths: Sequence[str]) -> Generator[SavedFile, None, None]:
     """The newest versions of *paths* and of what lies in them, each once."""
     roots = sorted({os.fsencode(path.rstrip("/")) for path in paths})
     kept: list[bytes] = []

@@ -125,7 +125,7 @@ def _rank(chain: Sequence[int]) -> str:
 _numbers = itertools.count(1)
 
 
-def newest(catalog: Catalog, chain: Sequence[int]) -> Iterator[SavedFile]:
+def newest(catalog: Catalog, chain: Sequence[int]) -> Generator[SavedFile, None, None]:
     """Of every path in the jobs of *chain* the version of the newest job, by job and FileIndex.
 
     What newer jobs have is noted in a temporary table, so that the oldest, which is large, is just read along.

@@ -78,6 +78,34 @@ def test_a_job_does_not_depend_on_a_reader(place: Path) -> None:
     assert [(job["status"], job["files"]) for job in jobs] == [("done", 2), ("done", 2)]
 
 
+def test_a_listing_may_be_left_early(place: Path) -> None:
+    for number in range(500):
+        (place / "data" / f"{number:03}-{'n' * 200}").touch()
+    assert magbay(place, "backup", str(place / "data")).status == 0
+    done = _shell(place, "MAGBAY restore --list | head -n 1; exit ${PIPESTATUS[0]}")
+    assert done.returncode == 1 and done.stderr == ""
+
+
+# The interrupt comes while the program is still being loaded.
+_EARLY = """\
+import sys
+from appliance.__main__ import main
+def interrupt(event, details):
+    if event == "import" and details[0] == "appliance.config.loader":
+        raise KeyboardInterrupt
+sys.addaudithook(interrupt)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("words", [["jobs"], ["--json", "jobs"]])
+def test_an_early_interrupt_is_told_as_any_other(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", _EARLY, *words], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, "magbay: interrupted\n")
+    wanted = {"error": "interrupted", "hint": "", "status": 130}
+    assert (json.loads(done.stdout) if done.stdout else {}) == (wanted if "--json" in words else {})
+
+
 def test_an_answer_that_cannot_be_written_is_a_failure(place: Path) -> None:
     done = _shell(place, "MAGBAY --json jobs >/dev/full")
     assert done.returncode == 1 and "No space left" in done.stderr
