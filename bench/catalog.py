@@ -8,6 +8,7 @@ One full job of the files and ten incremental ones of a hundredth each. -n 10000
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import statistics
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from appliance.config.loader import load
 from appliance.config.schema import Config
-from appliance.storage import copies, expiry, plan, recovering, saved_files
+from appliance.errors import NotFoundError
+from appliance.storage import copies, expiry, plan, recovering, saved_files, searching
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, Level, NewJob, Outcome, Stretch
 from appliance.storage.saved_files import FileWriter
@@ -111,11 +113,11 @@ def find(catalog: Catalog, job: Job, chain: list[Job], count: int) -> None:
 
     def one(pick: random.Random) -> None:
         path = os.fsdecode(path_of(pick.randrange(count)))
-        wanted = plan.wanted_files(catalog, plan.chain_of(catalog, plan.chosen_job(catalog, None, None)), [path])
+        wanted = searching.wanted_files(catalog, plan.chain_of(catalog, plan.chosen_job(catalog, None, None)), [path])
         assert sum(item.count for item in wanted) == 1
 
     def full(pick: random.Random) -> None:
-        wanted = plan.wanted_files(catalog, [chain[0]], [os.fsdecode(path_of(pick.randrange(count)))])
+        wanted = searching.wanted_files(catalog, [chain[0]], [os.fsdecode(path_of(pick.randrange(count)))])
         assert wanted[0].count == 1
 
     def directory(pick: random.Random) -> None:
@@ -125,7 +127,7 @@ def find(catalog: Catalog, job: Job, chain: list[Job], count: int) -> None:
     def moment(pick: random.Random) -> None:
         then = plan.chosen_job(catalog, None, "job", job.started)
         folder = os.fsdecode(path_of(pick.randrange(count)).rpartition(b"/")[0])
-        plan.wanted_files(catalog, plan.chain_of(catalog, then), [folder])
+        searching.wanted_files(catalog, plan.chain_of(catalog, then), [folder])
 
     def versions(pick: random.Random) -> None:
         assert list(saved_files.versions(catalog, path_of(pick.randrange(count))))
@@ -136,8 +138,18 @@ def find(catalog: Catalog, job: Job, chain: list[Job], count: int) -> None:
     tell("browse: a directory of 20 files", median(directory))
     tell("browse: versions of one file", median(versions))
     glob = os.fsdecode(path_of(count // 2).rpartition(b"/")[0]) + "/report-*[05].odt"
-    tell("restore: a pattern below a directory", once(lambda: plan.wanted_files(catalog, chain, [glob])))
-    tell("restore: a pattern anywhere (reads all names)", once(lambda: plan.wanted_files(catalog, chain, ["*99.odt"])))
+    tell("restore: a pattern below a directory", once(lambda: searching.wanted_files(catalog, chain, [glob])))
+    for what, pattern in (
+        ("a name anywhere", os.fsdecode(path_of(count // 2)).rpartition("/")[2]),
+        ("a pattern anywhere", "*99.odt"),
+        ("a pattern without letters (reads all names)", "*[9]"),
+    ):
+        tell(f"restore: {what}", once(lambda pattern=pattern: _search(catalog, chain, pattern)))
+
+
+def _search(catalog: Catalog, chain: list[Job], pattern: str) -> None:
+    with contextlib.suppress(NotFoundError):
+        searching.wanted_files(catalog, chain, [pattern])
 
 
 def keep(catalog: Catalog, config: Config, job: Job, folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import os
+import re
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -12,9 +14,9 @@ from appliance.cli.output import Output, as_told, human_bytes
 from appliance.cli.times import AT_HELP, moment
 from appliance.config.loader import load
 from appliance.errors import ExitStatus, NotFoundError
-from appliance.storage import plan, saved_files
+from appliance.storage import plan, saved_files, searching
 from appliance.storage.catalog import Catalog
-from appliance.storage.model import SavedFile
+from appliance.storage.model import Job, SavedFile
 from appliance.volumes.attributes import FileType
 from appliance.volumes.stat64 import EncodedStat
 
@@ -30,7 +32,8 @@ _DESCRIPTION = (
 def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `browse`."""
     parser = subparsers.add_parser("browse", help="look into saved directories", description=_DESCRIPTION)
-    parser.add_argument("path", nargs="?", default="/", help="a directory or file, by its whole path (default: /)")
+    told = "a directory or file by its whole path (default: /), or the name, or a pattern of it, to look for anywhere"
+    parser.add_argument("path", nargs="?", default="/", help=told)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--job", type=int, metavar="ID", help="as of this job")
     which.add_argument("--latest", metavar="NAME", help="as of the newest finished job of this name")
@@ -49,9 +52,12 @@ def run_browse(args: argparse.Namespace, out: Output) -> ExitStatus:
             found = [saved for name in names for saved in saved_files.versions(catalog, name)]
             started = {job.job_id: job.started for job in catalog.jobs()}
         else:
-            job = plan.chosen_job(catalog, args.job, args.latest, args.at)
-            chain = [one.job_id for one in plan.chain_of(catalog, job)]
-            found = [saved for saved in _entries(catalog, chain, path) if saved.type != FileType.DELETED]
+            chain = plan.chain_of(catalog, plan.chosen_job(catalog, args.job, args.latest, args.at))
+            if "/" in args.path.rstrip("/") or path == b"/":
+                every = _entries(catalog, [one.job_id for one in chain], path)
+            else:
+                every = _called(catalog, chain, args.path.rstrip("/"), out)
+            found = [saved for saved in every if saved.type != FileType.DELETED]
             started = {job.job_id: job.started for job in catalog.jobs()}
     if not found:
         raise NotFoundError(
@@ -68,6 +74,17 @@ def _entries(catalog: Catalog, chain: list[int], path: bytes) -> list[SavedFile]
     directory = path.rstrip(b"/") + b"/"
     found = sorted(saved_files.children(catalog, chain, directory), key=lambda saved: saved.path)
     return found or list(saved_files.below(catalog, chain, path))[:1]
+
+
+def _called(catalog: Catalog, chain: list[Job], pattern: str, out: Output) -> list[SavedFile]:
+    """What has such a name, wherever it lies, by path."""
+    like = re.compile(fnmatch.translate(pattern))
+
+    def is_called(saved: SavedFile) -> bool:
+        return like.match(saved_files.text(saved.path.rstrip(b"/")).rpartition("/")[2]) is not None
+
+    every = searching.found(catalog, chain, [pattern], out.warn)
+    return sorted(filter(is_called, every), key=lambda saved: saved.path)
 
 
 def _document(saved: SavedFile, started: dict[int, int]) -> dict[str, object]:

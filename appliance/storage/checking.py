@@ -31,6 +31,8 @@ class FileCheck:
         self._hash: Hash | None = new_hash(algorithm) if algorithm else None
         if row.path != entry.attributes.name or row.lstat.encode("ascii") != entry.attributes.stat.pack():
             self.trouble.append(f"{text(row.path)} has other attributes on the volume ({entry.path})")
+        if row.type == FileType.SYMLINK and row.digest not in ("", saved_files.link_digest(entry.attributes.link)):
+            self.trouble.append(f"{entry.path} leads elsewhere on the volume")
 
     def data(self, event: Data) -> None:
         """Take a data record."""

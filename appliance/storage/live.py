@@ -21,9 +21,10 @@ from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import LogCallback
 from appliance.storage.limits import Limits
 from appliance.storage.model import Job, SavedFile
-from appliance.storage.plan import Wanted, chain_of, chosen_job, wanted_files
+from appliance.storage.plan import Wanted, chain_of, chosen_job
 from appliance.storage.reading import BUFFER, Reader, new_hash, stretches
 from appliance.storage.saved_files import text
+from appliance.storage.searching import wanted_files
 from appliance.storage.selection import matcher
 from appliance.storage.states import State
 from appliance.storage.unread import Unread
@@ -123,7 +124,7 @@ def run(
             if saved.type == FileType.REGULAR:
                 total += max(0, EncodedStat.parse(saved.lstat.encode("ascii")).size)
 
-        wanted = wanted_files(catalog, chain, request.globs, seen)
+        wanted = wanted_files(catalog, chain, request.globs, seen, lambda text: log(text, {}))
         started(total)
         log(f"comparing {sum(one.count for one in wanted)} files of job {job.job_id} with the disk", {})
         one = _Comparing(config, request, catalog, chain, wanted, progress)
@@ -241,12 +242,34 @@ class _Comparing:
         self.result.files += 1
         before = EncodedStat.parse(saved.lstat.encode("ascii"))
         what = list(_differences(before, status))
+        if modes.S_ISLNK(status.st_mode) and "type" not in what and self._leads_elsewhere(saved, name, parent):
+            what.append("link")
+        if saved.type == FileType.HARD_LINK and "type" not in what and not self._is_linked(saved, before, status):
+            what.append("link")
         if not what and modes.S_ISREG(status.st_mode) and self._contents and saved.digest:
             what = self._content(saved, before, name, parent)
         if modes.S_ISREG(status.st_mode):
             self._progress(max(0, before.size))
         if what:
             self.result.is_changed(saved.path, what)
+
+    def _leads_elsewhere(self, saved: SavedFile, name: bytes, parent: int | None) -> bool:
+        """Whether a symbolic link has another text; those of older jobs are not known."""
+        if not saved.digest:
+            return False
+        try:
+            return saved_files.link_digest(os.readlink(name, dir_fd=parent)) != saved.digest
+        except OSError as error:
+            self._trouble(saved.path, error)
+            return False
+
+    def _is_linked(self, saved: SavedFile, before: EncodedStat, status: os.stat_result) -> bool:
+        """Whether a hard link still is another name of the file whose it was; that this one is gone is told of it."""
+        first = saved_files.one(self._catalog, saved.job_id, before.link_fi)
+        try:
+            return first is None or os.path.samestat(os.lstat(first.path), status)
+        except OSError as error:
+            return error.errno in GONE
 
     def _content(self, saved: SavedFile, before: EncodedStat, name: bytes, parent: int | None) -> list[str]:
         algorithm = saved_files.algorithm_of(saved.digest)

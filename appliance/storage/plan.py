@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.magazines import attached
-from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, Level, Media, SavedFile, Stretch
 from appliance.storage.pools import reachable
-from appliance.storage.selection import matcher
 from appliance.volumes.attributes import FileType
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
@@ -174,57 +170,6 @@ def gaps(chain: Sequence[Job]) -> list[str]:
     if chain[0].level is not Level.FULL:
         told.append(f"what job {chain[0].job_id} builds on is not in the catalog: {hint}")
     return told
-
-
-def wanted_files(
-    catalog: Catalog,
-    chain: Sequence[Job],
-    globs: Sequence[str],
-    seen: Callable[[SavedFile], None] = lambda saved: None,
-) -> list[Wanted]:
-    """For each job of the chain what it has the newest version of, and what *globs* (if any) match.
-
-    *seen* is told each. Raises `NotFoundError` when that is nothing.
-    """
-    wanted = {job.job_id: Wanted(job) for job in chain}
-    matches = matcher(globs)
-    found: Generator[SavedFile, None, None]
-    roots = [_root(glob) for glob in globs]
-    if roots and all(roots):
-        found = _under(catalog, list(wanted), roots)
-    elif len(chain) == 1:
-        found = saved_files.of_job(catalog, chain[0].job_id)
-    else:
-        found = saved_files.newest(catalog, list(wanted))
-    with closing(found):  # when *seen* raises, before the catalog is closed
-        for saved in found:
-            if saved.type != FileType.DELETED and matches(saved.path):
-                wanted[saved.job_id].add(saved)
-                seen(saved)
-    if globs and not any(item.count for item in wanted.values()):
-        raise NotFoundError(
-            f"job {chain[-1].job_id} has no file that matches {' or '.join(globs)}",
-            hint="Give paths as they were saved, for example '/etc/*.conf'.",
-        )
-    return list(wanted.values())
-
-
-def _root(glob: str) -> str:
-    """The directory or file that all matches lie in, so that not the whole catalog need be read; or nothing."""
-    if not glob.startswith("/"):
-        return ""
-    plain = re.split(r"[*?[]", glob, maxsplit=1)[0]
-    return (glob if plain == glob else plain.rpartition("/")[0]).rstrip("/")
-
-
-def _under(catalog: Catalog, chain: Sequence[int], paths: Sequence[str]) -> Generator[SavedFile, None, None]:
-    """The newest versions of *paths* and of what lies in them, each once."""
-    roots = sorted({os.fsencode(path.rstrip("/")) for path in paths})
-    kept: list[bytes] = []
-    for root in roots:
-        if not any(root.startswith(other + b"/") for other in kept):
-            kept.append(root)
-            yield from saved_files.below(catalog, chain, root)
 
 
 def parts_for(

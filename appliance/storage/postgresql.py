@@ -27,6 +27,7 @@ _WORDS = (
     (r"\bBLOB\b", "BYTEA"),
     (r" WITHOUT ROWID", ""),
 )
+_INSTR = re.compile(r"\binstr\(([\w.]+), \?\)")
 _ADD_FILES = (
     "INSERT INTO File(JobId, FileIndex, PathId, Name, Type, LStat, Digest) SELECT * FROM unnest(%s::bigint[], "
     "%s::bigint[], %s::bigint[], %s::bytea[], %s::bigint[], %s::text[], %s::text[])"
@@ -184,5 +185,6 @@ class PostgreSQL:
 
 @functools.lru_cache(maxsize=256)
 def _translated(statement: str) -> bytes:
-    """Question marks as psycopg has them."""
+    """Question marks as psycopg has them, and what SQLite has a word of its own for."""
+    statement = _INSTR.sub(r"position(? IN \1)", statement)
     return statement.replace("%", "%%").replace("?", "%s").encode()

@@ -10,9 +10,10 @@ from appliance.magazines import attached
 from appliance.storage import bootstrap
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import SavedFile
-from appliance.storage.plan import chain_of, chosen_job, runs_for, wanted_files
+from appliance.storage.plan import chain_of, chosen_job, runs_for
 from appliance.storage.pools import reachable
 from appliance.storage.restore import RestoreRequest
+from appliance.storage.searching import wanted_files
 from appliance.volumes.attributes import FileType
 from appliance.volumes.bsr import load_bsr
 from appliance.volumes.stat64 import EncodedStat

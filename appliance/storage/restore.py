@@ -16,9 +16,10 @@ from appliance.storage.joblog import LogCallback
 from appliance.storage.lanes import Lane, Readers, lanes_for
 from appliance.storage.model import Job
 from appliance.storage.outcome import Replace, Summary
-from appliance.storage.plan import chain_of, chosen_job, gaps, wanted_files
+from appliance.storage.plan import chain_of, chosen_job, gaps
 from appliance.storage.renaming import Renaming
 from appliance.storage.saved_files import text
+from appliance.storage.searching import wanted_files
 from appliance.volumes.bb03 import VolumeKeys
 
 
@@ -97,7 +98,7 @@ def run(
         catalog.recover()
         job = chosen_job(catalog, request.job, request.latest, request.before)
         chain = chain_of(catalog, job)
-        wanted = wanted_files(catalog, chain, request.globs)
+        wanted = wanted_files(catalog, chain, request.globs, told=lambda text: log(text, {}))
         lanes = lanes_for(catalog, config, [item for item in wanted if item.count])
         parts = [part for lane in lanes for _, mine in lane.work for part in mine]
         started(sum(part.size for part in parts))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
@@ -107,10 +109,15 @@ def algorithm_of(digest: str) -> str | None:
     return _ALGORITHMS.get(len(digest))
 
 
+def link_digest(text: bytes) -> str:
+    """What the row of a symbolic link has for a digest: SHA256 of where it leads, whatever the job's algorithm."""
+    return base64.b64encode(hashlib.sha256(text).digest()).rstrip(b"=").decode("ascii")
+
+
 def job_algorithm(catalog: Catalog, job_id: int) -> str | None:
     """The algorithm of the job's digests, None when it has none or several."""
-    query = "SELECT DISTINCT length(Digest) FROM File WHERE JobId=? AND Digest<>''"
-    lengths = [length for (length,) in catalog.rows(query, (job_id,))]
+    query = "SELECT DISTINCT length(Digest) FROM File WHERE JobId=? AND Digest<>'' AND Type<>?"
+    lengths = [length for (length,) in catalog.rows(query, (job_id, int(FileType.SYMLINK)))]
     return _ALGORITHMS.get(lengths[0]) if len(lengths) == 1 else None
 
 
@@ -183,6 +190,21 @@ def below(catalog: Catalog, chain: Sequence[int], path: bytes) -> Iterator[Saved
     inside = path.rstrip(b"/") + b"/"
     # A slash is followed by "0" in ASCII: everything that begins with the directory's name and slash is in between.
     yield from _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", (inside, inside[:-1] + b"0"), many=True)
+
+
+_NAMED = (
+    "SELECT JobId, FileIndex, Type, Path, Name, LStat, Digest FROM ("
+    "SELECT f.JobId, f.FileIndex, f.Type, f.PathId, f.Name, f.LStat, f.Digest, "
+    "row_number() OVER (PARTITION BY f.PathId, f.Name ORDER BY {rank} DESC) AS Place "
+    "FROM File f WHERE ({where}) AND f.JobId IN ({marks})) n JOIN Path USING(PathId) WHERE Place=1"
+)
+
+
+def named(catalog: Catalog, chain: Sequence[int], where: str, values: Sequence[bytes]) -> Iterator[SavedFile]:
+    """The newest versions in the jobs of *chain* of what has a name as the condition *where* on `f.Name` says."""
+    query = _NAMED.format(where=where, marks=", ".join("?" * len(chain)), rank=_rank(chain))
+    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *chain), many=True):
+        yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 
 def children(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Iterator[SavedFile]:

@@ -13,7 +13,7 @@ from appliance.storage.accurate import Gone
 from appliance.storage.compressing import Compressor
 from appliance.storage.joblog import JobLog
 from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Hash, Reader, cut, new_hash, zeros
-from appliance.storage.saved_files import FileWriter, text
+from appliance.storage.saved_files import FileWriter, link_digest, text
 from appliance.storage.saving_options import FileOptions, SavingOptions
 from appliance.storage.walk import Found
 from appliance.volumes.attributes import FileType, join_attributes
@@ -139,7 +139,9 @@ class Saver:
         self._writer.write_record(index, Stream.UNIX_ATTRIBUTES, join_attributes(index, kind, name, numbers, link))
         self.files = index
         self._lstat = numbers.decode("ascii")
-        if kind is not FileType.REGULAR and kind is not FileType.EMPTY:
+        if kind is FileType.SYMLINK:
+            self._rows.add(index, kind, name, self._lstat, link_digest(link))
+        elif kind is not FileType.REGULAR and kind is not FileType.EMPTY:
             self._row(index, kind, name, digest)
         return index
 

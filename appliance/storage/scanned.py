@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from appliance.storage.catalog import Catalog, next_job_id
 from appliance.storage.database import Database
 from appliance.storage.model import Job, JobStatus, Level, Media
-from appliance.storage.saved_files import FileWriter
+from appliance.storage.saved_files import FileWriter, link_digest
 from appliance.storage.sink import STRETCH_BYTES
+from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds
 from appliance.volumes.events import Digest, Event, FileEnd, FileStart, Loose, SessionEnd, SessionStart
 from appliance.volumes.labels import LabelKind, SessionLabel
@@ -190,6 +191,8 @@ class VolumeBook:
         if session.rows:
             lstat = entry.attributes.stat.pack().decode("ascii")
             digest, session.digest = session.digest, ""
+            if entry.attributes.ftype == FileType.SYMLINK:
+                digest = link_digest(entry.attributes.link)
             session.rows.add(entry.file_index, entry.attributes.ftype, entry.attributes.name, lstat, digest)
 
     def _loose(self, event: Loose) -> None:

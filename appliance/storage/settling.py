@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.model import JobStatus, Level, SavedFile, VolumeStatus
-from appliance.storage.saved_files import FileWriter
+from appliance.storage.saved_files import FileWriter, link_digest
 from appliance.storage.scanned import digest_text
-from appliance.volumes.attributes import parse_attributes
+from appliance.volumes.attributes import FileType, parse_attributes
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
 
@@ -103,7 +103,8 @@ def _files_of(job_id: int, records: Sequence[tuple[int, int, bytes]]) -> Iterabl
             found = parse_attributes(data)
         except VolumeError:
             continue  # its file stays missing, and that is told
-        yield SavedFile(job_id, index, found.ftype, found.name, found.stat.pack().decode("ascii"), "")
+        digest = link_digest(found.link) if found.ftype == FileType.SYMLINK else ""
+        yield SavedFile(job_id, index, found.ftype, found.name, found.stat.pack().decode("ascii"), digest)
 
 
 # -- is it whole ---------------------------------------------------------------------------------------------------

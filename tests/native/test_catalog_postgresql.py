@@ -29,13 +29,14 @@ from tests.unit import (
     test_restore_places,
     test_scan,
     test_scrub,
+    test_searching,
     test_storage_parts,
     test_verify_disk,
 )
 from tests.unit.enginehelp import MAGAZINES, PREFIX, below, bring_back, magbay, rich_tree, save
 
 MODULES = (test_accurate, test_backup, test_browse, test_catalog_copies, test_pools, test_scan)
-MODULES += (test_restore_lanes, test_restore_places, test_scrub, test_verify_disk)
+MODULES += (test_restore_lanes, test_restore_places, test_scrub, test_searching, test_verify_disk)
 # What of them is about SQLite's file, or costs much and has nothing to do with the catalog.
 NOT_HERE = {
     "test_look_ups_use_the_index",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from appliance.errors import ExitStatus
 from appliance.storage import live
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Level
-from tests.unit.enginehelp import bring_back, magbay, rich_tree, save, sparse_file
+from appliance.volumes.attributes import FileType
+from tests.unit.enginehelp import bring_back, magbay, rich_tree, save, set_xattr, sparse_file
 
 
 def compare(config: Config, **options: Any) -> live.LiveResult:
@@ -46,7 +49,7 @@ CHANGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("past", lambda path: path.write_text("older"), "size"),
     ("exact", lambda path: path.chmod(0o600), "mode"),
     ("empty", lambda path: path.unlink(), "missing"),
-    ("links/relative", lambda path: (path.unlink(), path.symlink_to("../elsewhere/x")), "size"),
+    ("links/relative", lambda path: (path.unlink(), path.symlink_to("../elsewhere/x")), "size, link"),
     ("brand-new", lambda path: path.write_text("new"), "new"),
     ("fifo", lambda path: (path.unlink(), path.write_text("no fifo")), "type"),
     ("sticky/", lambda path: path.chmod(0o755), "mode"),
@@ -60,7 +63,8 @@ def test_each_change(tmp_path: Path, config: Config, name: str, change: Callable
     save(config, tree)
     change(tree / name)
     found = {
-        path: said.removesuffix(", time") if "size" in said else said for path, said in told(compare(config)).items()
+        path: said.replace(", time", "") if said.startswith("size") else said
+        for path, said in told(compare(config)).items()
     }
     names = {f"{tree}/{name}"}
     if name == "plain.txt":  # it has other names
@@ -83,6 +87,65 @@ def test_content_behind_the_same_size_and_time(tmp_path: Path, config: Config, w
     os.utime(tree / "file", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert told(compare(config)) == {f"{tree}/file": "content"}
     assert told(compare(config, contents=False)) == {}
+
+
+def again(path: Path, make: Callable[[], object]) -> None:
+    """Make *path* anew, with the owner, the times and the mode that it had."""
+    status = path.lstat()
+    path.unlink()
+    make()
+    os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+    if not path.is_symlink():
+        path.chmod(status.st_mode & 0o7777)
+
+
+def test_a_symbolic_link_that_leads_elsewhere(tmp_path: Path, config: Config) -> None:
+    tree = rich_tree(tmp_path / "source")
+    save(config, tree)
+    again(tree / "links" / "relative", lambda: (tree / "links" / "relative").symlink_to("../plain.doc"))
+    assert told(compare(config)) == {f"{tree}/links/relative": "link"}
+    again(tree / "links" / "relative", lambda: (tree / "links" / "relative").symlink_to("../plain.txt"))
+    assert told(compare(config)) == {}
+    with Catalog(config.state_dir) as catalog:  # as a version before entered it: not known
+        catalog.change("UPDATE File SET Digest='' WHERE Type=?", (FileType.SYMLINK,))
+    again(tree / "links" / "relative", lambda: (tree / "links" / "relative").symlink_to("../plain.doc"))
+    assert told(compare(config)) == {}
+
+
+def test_a_hard_link_that_is_a_file_of_its_own_now(tmp_path: Path, config: Config) -> None:
+    tree = rich_tree(tmp_path / "source")
+    save(config, tree)
+    with Catalog(config.state_dir) as catalog:
+        query = "SELECT Path, Name FROM File JOIN Path USING(PathId) WHERE Type=?"
+        links = [Path(os.fsdecode(path + name)) for path, name in catalog.rows(query, (FileType.HARD_LINK,))]
+    assert len(links) == 2
+    content = links[0].read_bytes()
+    again(links[0], lambda: links[0].write_bytes(content))
+    set_xattr(links[0], "user.colour", b"green\0blue")
+    assert told(compare(config)) == {str(links[0]): "link"}
+    (first,) = {tree / "plain.txt", tree / "hard-2", tree / "links" / "hard"} - set(links)
+    first.unlink()
+    assert told(compare(config)) == {str(first): "missing"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="device nodes need root")
+def test_another_device(tmp_path: Path, config: Config) -> None:
+    tree = rich_tree(tmp_path / "source")
+    save(config, tree)
+    again(tree / "null", lambda: os.mknod(tree / "null", stat.S_IFCHR | 0o666, os.makedev(1, 5)))
+    again(tree / "loop", lambda: os.mknod(tree / "loop", stat.S_IFBLK | 0o660, os.makedev(7 + 256, 250)))
+    assert told(compare(config)) == {f"{tree}/null": "device", f"{tree}/loop": "device"}
+
+
+def test_a_scan_enters_where_links_lead(tmp_path: Path, config: Config) -> None:
+    tree = rich_tree(tmp_path / "source")
+    save(config, tree)
+    shutil.rmtree(config.state_dir)
+    assert magbay(tmp_path, "volume", "scan", "--all").status == 0
+    assert compare(config, contents=False).counts == {"changed": 0, "new": 0, "missing": 0}
+    again(tree / "links" / "relative", lambda: (tree / "links" / "relative").symlink_to("../plain.doc"))
+    assert told(compare(config)) == {f"{tree}/links/relative": "link"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")

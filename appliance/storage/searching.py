@@ -1,0 +1,179 @@
+"""Finding saved files by patterns, reading as little of the catalog as each pattern allows.
+
+* A pattern that begins with a slash names the directory that its matches lie in: an index leads there.
+* A bare name, or a pattern of one with some literal letters in it, is looked for by the database itself: an index on
+  names would be one more write in a random place for each file that is saved. What it finds, and what lies in
+  directories of such names, is then compared with the whole pattern here.
+* For anything else all names of the jobs are read here, and that is said.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from appliance.errors import NotFoundError
+from appliance.storage import saved_files
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import Job, SavedFile
+from appliance.storage.plan import Wanted
+from appliance.storage.selection import matcher
+from appliance.volumes.attributes import FileType
+
+# With more directories of such names reading everything is quicker.
+_MOST_FOLDERS = 5000
+_TELL = 1_000_000  # names
+
+
+def wanted_files(
+    catalog: Catalog,
+    chain: Sequence[Job],
+    globs: Sequence[str],
+    seen: Callable[[SavedFile], None] = lambda saved: None,
+    told: Callable[[str], None] = lambda text: None,
+) -> list[Wanted]:
+    """For each job of the chain what it has the newest version of, and what *globs* (if any) match.
+
+    *seen* is told each; *told* what takes long. Raises `NotFoundError` when that is nothing.
+    """
+    wanted = {job.job_id: Wanted(job) for job in chain}
+    matches = matcher(globs)
+    for saved in found(catalog, chain, globs, told):
+        if saved.type != FileType.DELETED and matches(saved.path):
+            wanted[saved.job_id].add(saved)
+            seen(saved)
+    if globs and not any(item.count for item in wanted.values()):
+        raise NotFoundError(
+            f"job {chain[-1].job_id} has no file that matches {' or '.join(globs)}",
+            hint="Give paths as they were saved, for example '/etc/*.conf'.",
+        )
+    return list(wanted.values())
+
+
+def found(
+    catalog: Catalog, chain: Sequence[Job], globs: Sequence[str], told: Callable[[str], None] = lambda text: None
+) -> Iterator[SavedFile]:
+    """The newest versions in the jobs of *chain* of what *globs* match, and of some more; each once."""
+    jobs = [job.job_id for job in chain]
+    roots = {os.fsencode(root) for glob in globs if (root := _root(glob))}
+    names = [name for glob in globs if (name := _Name.of(glob))]
+    if globs and len([glob for glob in globs if _root(glob)]) + len(names) == len(globs):
+        folders = _folders(catalog, names)
+        if folders is not None:
+            yield from _looked_up(catalog, jobs, roots | folders, names)
+            return
+    yield from _all(catalog, chain, globs, told)
+
+
+def _all(
+    catalog: Catalog, chain: Sequence[Job], globs: Sequence[str], told: Callable[[str], None]
+) -> Iterator[SavedFile]:
+    """The newest versions of everything."""
+    jobs = [job.job_id for job in chain]
+    everything = saved_files.of_job(catalog, jobs[0]) if len(jobs) == 1 else saved_files.newest(catalog, jobs)
+    if not globs:
+        yield from everything
+        return
+    total = sum(job.files for job in chain)
+    told(f"{' or '.join(globs)} may match any name: {total} names are read")
+    for count, saved in enumerate(everything, 1):
+        if count % _TELL == 0:
+            told(f"{count} of {total} names are read")
+        yield saved
+
+
+def _looked_up(
+    catalog: Catalog, jobs: Sequence[int], roots: Iterable[bytes], names: Sequence[_Name]
+) -> Iterator[SavedFile]:
+    kept: set[bytes] = set()
+    last = b""
+    # With the slash everything in a directory follows it without a gap.
+    for root in sorted(root.rstrip(b"/") + b"/" for root in roots):
+        if not last or not root.startswith(last):
+            last = root
+            kept.add(root[:-1])
+            yield from saved_files.below(catalog, jobs, root[:-1])
+    if names:
+        where = " OR ".join(f"({name.condition})" for name in names)
+        for saved in saved_files.named(catalog, jobs, where, [value for name in names for value in name.values]):
+            if not _is_in(saved.path, kept):
+                yield saved
+
+
+def _is_in(path: bytes, roots: set[bytes]) -> bool:
+    place = path.rstrip(b"/")
+    while place:
+        if place in roots:
+            return True
+        place = place.rpartition(b"/")[0]
+    return False
+
+
+def _root(glob: str) -> str:
+    """The directory or file that all matches lie in, so that not the whole catalog need be read; or nothing."""
+    if not glob.startswith("/"):
+        return ""
+    plain = re.split(r"[*?[]", glob, maxsplit=1)[0]
+    return (glob if plain == glob else plain.rpartition("/")[0]).rstrip("/")
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A pattern for one component. *condition* on `f.Name`, with *values*, holds for all files that it matches.
+
+    *part*: what a path with a matching directory in it contains.
+    """
+
+    pattern: re.Pattern[str]
+    condition: str
+    values: tuple[bytes, ...]
+    part: bytes
+
+    @classmethod
+    def of(cls, glob: str) -> _Name | None:
+        """Of a pattern without a slash and with a literal letter; None of others."""
+        glob = glob.rstrip("/")
+        if "/" in glob:
+            return None
+        text = os.fsencode(glob)
+        # Where a set ends is not easily said: what follows one is left to the comparison.
+        pieces = re.split(rb"[*?]", text.partition(b"[")[0])
+        start, longest = pieces[0], max(pieces, key=len)
+        if not longest:
+            return None
+        pattern = re.compile(fnmatch.translate(glob))
+        if start == text:
+            return cls(pattern, "f.Name=?", (text,), b"/" + text + b"/")
+        conditions, values = [], []
+        if start:
+            conditions.append("f.Name>=?")
+            values.append(start)
+            behind = start.rstrip(b"\xff")
+            if behind:
+                conditions.append("f.Name<?")
+                values.append(behind[:-1] + bytes([behind[-1] + 1]))
+        if longest != start:
+            conditions.append("instr(f.Name, ?)>0")
+            values.append(longest)
+        return cls(pattern, " AND ".join(conditions), tuple(values), b"/" + start if start else longest)
+
+
+def _folders(catalog: Catalog, names: Sequence[_Name]) -> set[bytes] | None:
+    """The topmost directories of such names; None when they are too many."""
+    folders: set[bytes] = set()
+    if not names:
+        return folders
+    where = " OR ".join("instr(Path, ?)>0" for _ in names)
+    query = f"SELECT Path FROM Path WHERE {where}"  # noqa: S608
+    for (path,) in catalog.rows(query, [name.part for name in names], many=True):
+        parts = bytes(path).split(b"/")
+        for depth, part in enumerate(parts):
+            if part and any(name.pattern.match(os.fsdecode(part)) for name in names):
+                folders.add(b"/".join(parts[: depth + 1]))
+                break
+        if len(folders) > _MOST_FOLDERS:
+            return None
+    return folders
