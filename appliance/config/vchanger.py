@@ -27,7 +27,7 @@ from appliance.config.schema import (
 from appliance.errors import ConfigError
 
 # A line that begins so cannot be the beginning of a YAML mapping: a plain key would swallow the `=` and want a colon.
-_LOOKS = re.compile(rb"\s*(\[|[A-Za-z][A-Za-z _]*=)")
+_LOOKS = re.compile(rb"\s*(\[|[A-Za-z][A-Za-z_ \t]*=)")
 _SKIPPED = re.compile(rb"\s*([#;].*)?")
 _SECTION = re.compile(r"\[\s*global\s*\]\s*([#;].*)?", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|.)")

@@ -268,6 +268,15 @@ def test_errors_name_file_and_line(tmp_path: Path, text: str, line: int, words: 
     assert f"{file}:{line}: " in caught.value.message and words in caught.value.message
 
 
+@pytest.mark.parametrize("text", [OLD, NEW])
+def test_keywords_and_values_in_columns_made_with_tabs(run: Run, tmp_path: Path, text: str) -> None:
+    lines = [line for line in text.format(root=tmp_path).splitlines(keepends=True) if line[0] not in "#;["]
+    (tmp_path / "vchanger.conf").write_text("".join("\t" + line.replace(" = ", "\t=\t", 1) for line in lines))
+    fill(tmp_path / "m2", "v1")
+    status, out, err = run("list")
+    assert (status, [line.partition(":")[2] for line in out.splitlines()], err) == (0, ["v1"], "")
+
+
 def test_what_is_missing_or_double_is_named(tmp_path: Path) -> None:
     file = tmp_path / "v.conf"
     file.write_text("changer_name = c\n")
