@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import tempfile
@@ -88,6 +89,26 @@ def sync_file_system(descriptor: int) -> None:
     library = ctypes.CDLL(None, use_errno=True)
     if library.syncfs(descriptor):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+_AT_FDCWD, _NO_REPLACE = -100, 1  # fcntl.h, linux/fs.h
+_NO_SUCH_RENAME = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+def rename_new(old: Path, new: Path) -> None:
+    """Rename *old* to *new*, which must not be there (renameat2(2), which Python does not have).
+
+    Where the file system cannot promise that, *new* is looked for first. Raises `FileExistsError`, `OSError`.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    if not library.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _NO_REPLACE):
+        return
+    code = ctypes.get_errno()
+    if code not in _NO_SUCH_RENAME:
+        raise OSError(code, os.strerror(code), str(new))
+    if os.path.lexists(new):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new))
+    old.rename(new)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

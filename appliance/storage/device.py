@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appliance.errors import MagbayError
 from appliance.host import files
-from appliance.storage import readers
+from appliance.storage import readers, unfinished
 
 # After so many bytes the kernel is asked to begin writing them out; so often it is asked whether that went well, so
 # that a pulled disk shows within seconds and little is left to wait for at the end.
@@ -63,11 +63,20 @@ class FileVolume:
 
     @classmethod
     def create(cls, path: Path, magazine: str, label: bytes) -> FileVolume:
-        """Make a new volume: label block written and synced, name in the directory synced.
+        """Make a new volume: label block written and synced, only then named, the name synced in the directory.
 
-        Raises `FileExistsError`, `VolumeFullError`, `MagazineLostError`; then no file is left.
+        So no file is ever called like a volume and has no label. What was left of one whose making was cut off is
+        taken away. Raises `FileExistsError`, `VolumeFullError`, `MagazineLostError`; then no file is left.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            unfinished.remove_dead(directory)
+            descriptor, name = unfinished.create(directory)
+        finally:
+            os.close(directory)
+        place = path.with_name(os.fsdecode(name))
         volume = cls(descriptor, path, magazine, 0)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,12 +84,14 @@ class FileVolume:
             files.adopt(descriptor, path.parent)
             volume.append(memoryview(label))
             volume.sync()
+            files.rename_new(place, path)
+            place = path
             files.sync_directory(path.parent)
         except BaseException as error:
             volume.close()
             with contextlib.suppress(OSError):
-                path.unlink()
-            if isinstance(error, OSError):
+                place.unlink()
+            if isinstance(error, OSError) and not isinstance(error, FileExistsError):
                 raise volume.declared(error) from None
             raise
         return volume

@@ -1,8 +1,8 @@
-"""What a restore makes before it is whole and safe: files under names of their own, and file systems to be flushed.
+"""Files under names of their own until they are whole, of restores and new volumes, and file systems to be flushed.
 
-Each unfinished file is locked (flock) while a restore writes it. The kernel frees the lock when that process dies, also
-for other machines on a network file system, so such a name without a lock is left of a restore that was killed, or
-whose machine lost power: nobody will finish it.
+Each unfinished file is locked (flock) while it is written. The kernel frees the lock when that process dies, also for
+other machines on a network file system, so such a name without a lock is left of a process that was killed, or whose
+machine lost power: nobody will finish it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def create(directory: int) -> tuple[int, bytes]:
     """A new file in *directory*, locked, open for writing, for its owner only, and its name. Raises `OSError`."""
     while True:
         name = b"%s%d-%d" % (_PREFIX, os.getpid(), next(_numbers))
-        with contextlib.suppress(FileExistsError):  # of another machine, or of a restore that was killed
+        with contextlib.suppress(FileExistsError):  # of another machine, or of a process that was killed
             descriptor = os.open(name, _CREATE, 0o600, dir_fd=directory)
             if _claimed(descriptor):
                 return descriptor, name
@@ -53,7 +53,7 @@ def _claimed(descriptor: int) -> bool:
 
 
 def remove_dead(directory: int) -> int:
-    """Take away the unfinished files of dead restores in *directory* (an open one); gives how many there were.
+    """Take away the unfinished files of dead processes in *directory* (an open one); gives how many there were.
 
     What cannot be looked at, or removed, stays.
     """

@@ -191,7 +191,7 @@ int renameat2(int from, const char *name, int to, const char *name2, unsigned fl
 	ENTER(F_NAME, path2);
 	int done = REAL(renameat2)(from, name, to, name2, flags);
 	if (!done)
-		put(flags || !mine || !theirs ? FOREIGN : RENAME, 0, 0, path, path2, "", 0);
+		put(flags & ~RENAME_NOREPLACE || !mine || !theirs ? FOREIGN : RENAME, 0, 0, path, path2, "", 0);
 	LEAVE(done);
 }
 int rename(const char *name, const char *name2) { return renameat2(AT_FDCWD, name, AT_FDCWD, name2, 0); }

@@ -10,7 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,10 @@ import pytest
 
 from appliance.config.loader import load
 from appliance.errors import ExitStatus
-from appliance.storage import backup, copies, saved_files, verify
+from appliance.storage import backup, copies, labelling, saved_files, verify
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, Media, VolumeStatus
+from appliance.storage.tail import labelled_by
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.events import FileEnd, FileState, SessionEnd
 from appliance.volumes.reader import Damage
@@ -157,6 +158,8 @@ class Machine:
                     assert saved.digest == expected.get(name, ""), f"job {job.job_id}: {name} has another digest"
             media = {item.name for item in catalog.media()}
             assert media >= set(cut.volumes)
+            for path in self._volumes(but=media):
+                assert labelled_by(path, path.name) in catalog.sessions(), f"{path.name} is there without its label"
         for name in cut.volumes:  # its label may be torn: then it is written anew, see `append`
             assert (self._disk / "m1" / name).exists(), f"volume {name} was acknowledged and is gone"
         self.verify(good)
@@ -194,7 +197,21 @@ class Machine:
         for name in tails & set(done.volumes):
             assert any(f"volume {name}: " in line and "were cut off" in line for line in lines), lines
         self.verify(jobs)
+        self._label()
         return done
+
+    def _label(self) -> None:
+        """What cut off labellings left is used or taken away by the next ones."""
+        for name in ("m1", "m2"):
+            labelling.create(self.config, magazine=name, pool="Spare", count=2)
+        with Catalog(self.config.state_dir) as catalog:
+            assert not self._volumes(but={media.name for media in catalog.media()})
+        assert not list(self._disk.rglob(".magbay-unfinished-*"))
+
+    def _volumes(self, but: Set[str]) -> list[Path]:
+        """Files on the magazines that are called like volumes."""
+        found = [path for name in ("m1", "m2") for path in (self._disk / name).glob("[!.]*")]
+        return [path for path in found if path.name not in but]
 
     def _tails(self) -> set[str]:
         """Volumes that were written and are longer than the catalog says."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,10 @@ from appliance.host import files
 from appliance.keys import keyfile
 from appliance.keys.keyfile import Form
 from appliance.keys.secret import Secret
-from appliance.storage import labelling
+from appliance.storage import device, labelling
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, VolumeStatus
-from tests.unit.enginehelp import assert_same, below, bring_back, save, volume
+from tests.unit.enginehelp import ROOT, assert_same, below, bring_back, save, volume
 
 
 @pytest.fixture
@@ -66,6 +69,43 @@ def test_a_volume_that_was_labelled_but_not_entered_is_taken_up(config: Config, 
     made = labelling.create(config, magazine="m1", pool="Default", count=2)
     assert [media.name for media in made] == ["m1-0002", "m1-0004"]
     assert volume(config, first.name).read_bytes() == written and volume(config, third.name).read_bytes() == foreign
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from appliance.config.loader import load
+from appliance.storage import device, labelling
+
+def kill(*words):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(*{"append": (device.FileVolume, "append"), "sync": (device.FileVolume, "sync"),
+    "name": (device.files, "rename_new"), "directory": (device.files, "sync_directory")}[sys.argv[2]], kill)
+labelling.create(load(Path(sys.argv[1])), magazine="m1", pool="Default", count=1)
+"""
+
+
+@pytest.mark.parametrize("where", ["append", "sync", "name", "directory"])
+def test_a_kill_while_a_volume_is_labelled_leaves_nothing_for_ever(tmp_path: Path, config: Config, where: str) -> None:
+    labelling.create(config, magazine="m1", pool="Default", count=1)
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "magbay.yaml"), where]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    left = set(os.listdir(tmp_path / "m1")) - {"m1-0001"}
+    assert len(left) == 1 and (left == {"m1-0002"}) is (where == "directory")
+    (made,) = labelling.create(config, magazine="m1", pool="Default", count=1)
+    assert made.name == "m1-0002"
+    assert sorted(os.listdir(tmp_path / "m1")) == ["m1-0001", "m1-0002"]
+
+
+def test_a_name_that_is_taken_is_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "volume"
+    place.write_bytes(b"somebody's")
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)  # it came between the look and the rename
+    with pytest.raises(FileExistsError):
+        device.FileVolume.create(place, "m1", b"label")
+    assert os.listdir(tmp_path) == ["volume"] and place.read_bytes() == b"somebody's"
 
 
 def test_filling_up_counts_what_a_kill_left_once_only(config: Config) -> None:
