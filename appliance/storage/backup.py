@@ -25,7 +25,6 @@ from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
 from appliance.storage.joblog import JobLog, LogCallback
-from appliance.storage.lasting import Outage
 from appliance.storage.limits import Limits
 from appliance.storage.model import Job, JobStatus, Level, NewJob
 from appliance.storage.pools import dialect, pool_config
@@ -34,7 +33,7 @@ from appliance.storage.saver import Cancelled, Saver
 from appliance.storage.saving_options import SavingOptions
 from appliance.storage.sink import SpanningSink
 from appliance.storage.source import VolumeSource
-from appliance.storage.waiting import Patience, Waiting
+from appliance.storage.waiting import Patience, Waiting, outage
 from appliance.storage.walk import Found, Walker, allow_depth, tops
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import LabelKind, SessionLabel
@@ -188,7 +187,7 @@ def run(
         new, since = _plan(catalog, request, names)
         job = catalog.start_job(new)
         job_log = JobLog(catalog, job.job_id, log)
-        catalog.outlast(_outage(config.catalog.wait_for_database, job_log, cancelled, status, pause))
+        catalog.outlast(outage(config.catalog.wait_for_database, job_log, cancelled, status, pause))
         patience = Patience(catalog, config, job_log, request.waiting, cancelled, status, pause)
         one = _Run(config, request, catalog, job, job_log, patience)
         with announced_job(config.run_dir, job.job_id, request.name):
@@ -196,27 +195,6 @@ def run(
             with contextlib.suppress(MagbayError):
                 job_log.settle()
             return _with_copies(catalog, config, result, job_log)
-
-
-def _outage(
-    seconds: int,
-    log: JobLog,
-    cancelled: Callable[[], bool],
-    status: Callable[[str], None],
-    pause: Callable[[float], None],
-) -> Outage:
-    """How a job that runs waits for its catalog."""
-
-    def told(text: str) -> None:
-        log.aside(text)
-        status(text)
-
-    def wait(seconds: float) -> None:
-        if cancelled():
-            raise Cancelled
-        pause(seconds)
-
-    return Outage(seconds, told, wait)
 
 
 def _with_copies(catalog: Catalog, config: Config, result: JobResult, log: JobLog) -> JobResult:

@@ -8,8 +8,6 @@ makes the batches before it durable too, since one write-ahead log holds both in
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from appliance.config.schema import Config
 from appliance.errors import NotFoundError, PermissionDeniedError
 from appliance.host import files
 from appliance.storage import tables
+from appliance.storage.alive import Alive
 from appliance.storage.database import CatalogError as CatalogError
 from appliance.storage.database import Database, declared
 from appliance.storage.lasting import Lasting, Outage, T
@@ -53,11 +52,8 @@ class Catalog:
 
     def __init__(self, state_dir: Path, name: str = FILE, *, database: str = "") -> None:
         """*database*: address of one in PostgreSQL, which this *state_dir* alone uses; without it the file *name*."""
-        self._alive_dir = state_dir / "running"
-        self._alive: dict[int, int] = {}
         try:
-            files.make_directory(self._alive_dir)
-            files.adopt(self._alive_dir, state_dir)
+            self._alive = Alive(state_dir)
             # Only one process at a time turns on WAL and makes the tables.
             with files.locked(state_dir / "catalog.lock"):
                 files.adopt(state_dir / "catalog.lock", state_dir)
@@ -81,9 +77,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close the connection; locks of jobs that never ended are freed."""
-        for descriptor in self._alive.values():
-            os.close(descriptor)
-        self._alive.clear()
+        self._alive.close()
         self._db.close()
 
     def __enter__(self) -> Catalog:
@@ -178,18 +172,8 @@ class Catalog:
                 (job_id, *values, new.base, ids.session_id, ids.session_time, int(time.time()), new.client),
             )
             # Inside the transaction, so that `recover` of another process never sees the row without the lock.
-            self._come_alive(job_id)
+            self._alive.begin(job_id)
         return self.job(job_id)
-
-    def _come_alive(self, job_id: int) -> None:
-        path = self._alive_dir / str(job_id)
-        try:
-            self._alive[job_id] = descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            files.adopt(descriptor, self._alive_dir)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)  # whom to ask to end
-        except OSError as error:
-            raise CatalogError(f"{path}: {error.strerror}", hint="Look at the file system of state_dir.") from None
 
     def finish_job(self, job_id: int, outcome: Outcome, stretches: Sequence[Stretch], media: Sequence[Media]) -> None:
         """In one durable transaction: where the job is, how far its volumes go, and how it ended."""
@@ -211,21 +195,14 @@ class Catalog:
             )  # fmt: skip
 
         self.attempt(finish)
-        self._not_alive(job_id)
-
-    def _not_alive(self, job_id: int) -> None:
-        with contextlib.suppress(OSError):
-            (self._alive_dir / str(job_id)).unlink()
-        descriptor = self._alive.pop(job_id, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        self._alive.end(job_id)
 
     def recover(self) -> list[Job]:
         """Jobs that were running in a process that is gone are entered as failed; gives them."""
         lost = []
         with self.transaction() as db:
             for job in self.jobs(status=JobStatus.RUNNING):
-                if job.job_id not in self._alive and self._process_is_gone(job.job_id):
+                if not self._alive.is_alive(job.job_id):
                     lost.append(job)
             for job in lost:
                 text = "The process of this job ended before the job did: nothing of it counts as saved."
@@ -238,21 +215,8 @@ class Catalog:
                     (job.job_id, int(time.time()), text),
                 )
         for job in lost:
-            self._not_alive(job.job_id)
+            self._alive.end(job.job_id)
         return lost
-
-    def _process_is_gone(self, job_id: int) -> bool:
-        try:
-            descriptor = os.open(self._alive_dir / str(job_id), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
 
     def job(self, job_id: int) -> Job:
         """The job. Raises `NotFoundError`."""

@@ -1,4 +1,4 @@
-"""A job that waits for a magazine: it says so, looks again and again, and gives up after a while."""
+"""A job that waits for a magazine, or for its catalog: it says so, looks again and again, and gives up in the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from appliance.config.schema import Config
 from appliance.magazines import attached
 from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import JobLog
+from appliance.storage.lasting import Outage
 from appliance.storage.saver import Cancelled
 
 # Seconds between two looks at what is attached; after so many looks a place that was full may have room again.
@@ -82,6 +83,27 @@ class Patience:
 
     def _here(self) -> frozenset[tuple[str, bool]]:
         return frozenset((m.identity, m.writable) for m in attached.attached(self._config))
+
+
+def outage(
+    seconds: int,
+    log: JobLog,
+    cancelled: Callable[[], bool],
+    status: Callable[[str], None],
+    pause: Callable[[float], None],
+) -> Outage:
+    """How a job waits *seconds* for a database that went away; `Cancelled` ends it."""
+
+    def told(text: str) -> None:
+        log.aside(text)
+        status(text)
+
+    def wait(seconds: float) -> None:
+        if cancelled():
+            raise Cancelled
+        pause(seconds)
+
+    return Outage(seconds, told, wait)
 
 
 def _words(seconds: int) -> str:
