@@ -176,9 +176,10 @@ class VolumeBook:
     def _file_start(self, event: FileStart) -> None:
         session = self._session(event.entry.ids)
         session.digest = ""
-        stream = event.entry.attributes.stat.data_stream & TYPE_MASK
-        if session.span and stream in DATA and stream not in PLAIN_DATA:
-            session.span.bytes += bounded(event.entry.attributes.stat.size)  # compressed records do not tell
+        saved = event.entry.attributes
+        stream = saved.stat.data_stream & TYPE_MASK
+        if session.span and saved.ftype == FileType.REGULAR and stream in DATA and stream not in PLAIN_DATA:
+            session.span.bytes += bounded(saved.stat.size)  # compressed records do not tell
 
     def _digest(self, event: Digest) -> None:
         if event.algorithm in DIGEST_STREAMS:

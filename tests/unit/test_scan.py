@@ -399,7 +399,7 @@ def test_samples_of_bacula_and_bareos(tmp_path: Path, which: str, name: str) -> 
             assert (job.name, job.level.value, job.type) == (expected["Name"], expected["Level"], expected["Type"])
             # Warnings of the client are not in the label.
             assert job.status.good is JobStatus(expected["JobStatus"]).good and job.files == expected["JobFiles"]
-            if name.endswith("plain-md5"):
+            if not any(word in name for word in ("sparse", "-xf-", "incr")):  # holes count here, deletions there
                 assert job.bytes == expected["ReadBytes"]
             places = catalog.rows(PLACES.replace("WHERE", f"WHERE JobId={job.job_id} AND"))
             wanted = [(one["VolumeName"], one["FirstIndex"], one["LastIndex"]) for one in expected["jobmedia"]]
