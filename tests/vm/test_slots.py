@@ -1,6 +1,6 @@
 """Key slots of other kinds, for real: a TPM2 (swtpm), a Tang server; and what happens when they do not open any more.
 
-A FIDO2 token cannot be had: Debian has none in software. Its command line is tested (tests/unit/test_keys_slots.py).
+For a FIDO2 token see tests/vm/test_fido2.py.
 """
 
 from __future__ import annotations
