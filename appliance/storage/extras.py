@@ -10,6 +10,9 @@ from functools import lru_cache
 from appliance.host.accounts import group_name, user_name
 from appliance.volumes.streams import Stream
 
+MOST = 3 << 20
+"""Bytes that the ACL and the extended attributes of a file may take, so that every restore takes them, too."""
+_PACKED = 12  # bytes of an attribute beside name and value
 _XATTR_MAGIC = 0x005C5884
 _ACCESS, _DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 _NO_SUPPORT = frozenset({errno.ENOTSUP, errno.ENODATA, errno.ENOENT, errno.EPERM})
@@ -35,7 +38,7 @@ def records(place: int | bytes, *, follow: bool = True) -> list[tuple[Stream, by
         raise
     if not names:
         return []
-    values = {name: value for name in names if (value := _value(place, name, follow)) is not None}
+    values = _values(place, names, follow)
     found: list[tuple[Stream, bytes]] = []
     for name, stream in ((_ACCESS, Stream.LINUX_ACCESS_ACL), (_DEFAULT, Stream.LINUX_DEFAULT_ACL)):
         if name in values:
@@ -48,14 +51,21 @@ def records(place: int | bytes, *, follow: bool = True) -> list[tuple[Stream, by
     return found
 
 
-def _value(place: int | bytes, name: str, follow: bool) -> bytes | None:
-    """None for one that was taken away since it was listed."""
-    try:
-        return os.getxattr(place, name, follow_symlinks=follow)
-    except OSError as error:
-        if error.errno == errno.ENODATA:
-            return None
-        raise
+def _values(place: int | bytes, names: list[str], follow: bool) -> dict[str, bytes]:
+    """Without those that were taken away since they were listed. Raises `OSError`."""
+    values: dict[str, bytes] = {}
+    size = 0
+    for name in names:
+        try:
+            values[name] = os.getxattr(place, name, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            continue
+        size += len(name) + len(values[name]) + _PACKED
+        if size > MOST:
+            raise OSError(errno.E2BIG, f"they are larger than {MOST >> 20} MiB")
+    return values
 
 
 def _pack(name: bytes, value: bytes) -> bytes:

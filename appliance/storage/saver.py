@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import errno
 import os
 import stat as modes
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from appliance.storage.joblog import JobLog
 from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Hash, Reader, cut, new_hash, zeros
 from appliance.storage.saved_files import FileWriter, link_digest, text
 from appliance.storage.saving_options import FileOptions, SavingOptions
+from appliance.storage.targets import LONGEST_NAME
 from appliance.storage.walk import Found
 from appliance.volumes.attributes import FileType, join_attributes
 from appliance.volumes.stat64 import EncodedStat, pack_stat
@@ -80,6 +82,9 @@ class Saver:
         status = found.stat
         kind = modes.S_IFMT(status.st_mode)
         if kind == modes.S_IFSOCK:
+            return
+        if len(found.path) >= LONGEST_NAME:  # a directory's gets a slash
+            self.trouble(found.path, OSError(errno.ENAMETOOLONG, "its path is longer than a restore takes"))
             return
         if status.st_nlink > 1 and kind in _LINKABLE and self._link(found):
             return

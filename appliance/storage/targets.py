@@ -26,7 +26,8 @@ from appliance.volumes.stat64 import EncodedStat
 Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL_BITS = 0o6000
-_LONGEST_NAME = 65536  # bytes; sixteen times what the kernel takes at once, as trees can be deeper than that
+LONGEST_NAME = 65536
+"""Bytes; sixteen times what the kernel takes at once, as trees can be deeper than that."""
 _XATTR_MAGIC = 0x005C5884
 _ACL_VERSION = 2  # of the kernel's form (linux/posix_acl_xattr.h): u32 version, then entries of tag, permissions, id
 _NO_ID = 0xFFFFFFFF
@@ -42,7 +43,7 @@ class LimitError(MagbayError):
 
 def parts_of(name: bytes) -> Parts:
     """The components of a name on a volume below the target; `..` never climbs above it. `VolumeError`: too long."""
-    if len(name) > _LONGEST_NAME:
+    if len(name) > LONGEST_NAME:
         raise VolumeError(f"its name has {len(name)} bytes, more than a name can have")
     parts: list[bytes] = []
     for part in name.split(b"/"):

@@ -101,6 +101,26 @@ def test_attributes_that_cannot_be_read_cost_no_data(
     assert (back / "closed").is_dir()
 
 
+def test_more_attributes_than_a_restore_takes_do_not_end_the_job(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XFS keeps any number of 64 KiB each; more than a record can hold ended the job with an error."""
+    tree = tmp_path / "source"
+    tree.mkdir()
+    for name in ("before", "monster"):
+        (tree / name).write_text(name)
+    monster = (tree / "monster").stat().st_ino
+    names = [f"user.{number}" for number in range(400)]
+    monkeypatch.setattr(os, "listxattr", lambda place, **_: names if os.stat(place).st_ino == monster else [])
+    monkeypatch.setattr(os, "getxattr", lambda _place, _name, **_: bytes(65536))
+    saved = save(config, tree)
+    assert (saved.files, len(saved.warnings)) == (3, 1)
+    assert "attributes are not saved: they are larger than 3 MiB" in saved.warnings[0]
+    monkeypatch.undo()
+    assert bring_back(config, tmp_path / "out").warnings == ()
+    assert (below(tmp_path / "out", tree) / "monster").read_text() == "monster"
+
+
 def odd_names() -> list[bytes]:
     """A name with each byte that a name can have, and others that somebody may take for something else."""
     every = [b"byte-" + bytes([byte]) + b"-" for byte in range(1, 256) if byte != 0x2F]

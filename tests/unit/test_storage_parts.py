@@ -71,6 +71,26 @@ def test_trees_deeper_than_the_longest_path(tmp_path: Path, config: Config) -> N
         subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
+def test_what_lies_deeper_than_a_restore_goes_is_told(tmp_path: Path, config: Config) -> None:
+    allow_depth()
+    tree = tmp_path / "source"
+    tree.mkdir()
+    here = os.open(tree, os.O_RDONLY)
+    for _ in range(330):
+        os.mkdir("d" * 200, dir_fd=here)
+        below_it = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below_it
+    os.close(here)
+    saved = save(config, tree)
+    told = [line for line in saved.warnings if line.endswith("is not saved: its path is longer than a restore takes")]
+    assert 0 < len(told) < 10 and len(told) == len(saved.warnings) and saved.files + len(told) == 331
+    back = bring_back(config, tmp_path / "out")
+    assert (back.files, back.errors) == (saved.files, ())
+    for folder in (tree, tmp_path / "out"):
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "source" / "mounted"
