@@ -73,19 +73,28 @@ class Progress:
 
     def _draw(self, now: float) -> None:
         rate = (self.done - self._before) / max(now - self._began, 1e-6)
-        eta = (self.total - self.done) / rate if self.total and rate else None
+        eta = max(self.total - self.done, 0) / rate if self.total and rate else None
         if self.style == "json":
             record = {"progress": self.label, "bytes": self.done, "total": self.total, "rate": round(rate)}
             _to_stderr(json.dumps(record | {"eta": None if eta is None else round(eta)}) + "\n")
         else:
             of = f" of {human_bytes(self.total)}" if self.total else ""
-            left = f", {human_time(max(eta, 0))} left" if eta is not None else ""
-            _to_stderr(f"{_CLEAR}{self.label}: {human_bytes(self.done)}{of}, {human_bytes(rate)}/s{left}")
+            left = f", {human_time(eta)} left" if eta is not None else ""
+            text = f"{self.label}: {human_bytes(self.done)}{of}, {human_bytes(rate)}/s{left}"
+            _to_stderr(_CLEAR + text[: _columns() - 1])  # a line that is broken could not be erased
 
     def close(self) -> None:
         """End the line."""
         if self.style == "text" and self._drawn > self._began:
             _to_stderr(_CLEAR)
+
+
+def _columns() -> int:
+    """Of the terminal, at least 2; 80 where it does not tell."""
+    try:
+        return max(os.get_terminal_size(sys.stderr.fileno()).columns or 80, 2)
+    except (OSError, ValueError):
+        return 80
 
 
 def _to_stderr(text: str) -> None:

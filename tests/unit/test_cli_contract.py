@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -129,6 +133,21 @@ def test_a_line_takes_the_place_of_the_progress(capsys: pytest.CaptureFixture[st
         display.advance(50)
         out.line("job 1: good")
     assert capsys.readouterr().err.endswith("left\r\x1b[K\r\x1b[K")
+
+
+@pytest.mark.parametrize("columns", [0, 1, 20])
+def test_progress_is_never_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    terminal, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 5, columns, 0, 0))
+    with os.fdopen(side, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        display = Progress("backup", 10**15, "text")
+        display._drawn -= 1
+        display.advance(10**9)
+    drawn = os.read(terminal, 1000).decode().removeprefix("\r\x1b[K")
+    os.close(terminal)
+    assert drawn == "backup: 1.0 GB of 1000.0 TB"[:19] if columns == 20 else drawn.startswith("b")
+    assert 0 < len(drawn) < (max(columns, 2) if columns else 80)
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:

@@ -22,7 +22,7 @@ from appliance.storage.model import JobStatus, Level, Media, NewJob, Outcome, St
 from appliance.storage.reading import BUFFER, OFFSET, Reader, new_hash
 from appliance.storage.selection import matcher
 from appliance.storage.targets import pack_acl
-from appliance.storage.walk import Walker, allow_depth, tops
+from appliance.storage.walk import Walker, allow_depth, tops, total_bytes
 from tests.unit.enginehelp import below, bring_back, save, sparse_file
 
 NEW = NewJob("job", Level.FULL, "Default", "[]", "md5")
@@ -118,6 +118,13 @@ def test_a_place_where_something_is_mounted_keeps_its_acl(tmp_path: Path, mounte
     save(config, tmp_path / "source")
     assert bring_back(config, tmp_path / "out").warnings == ()
     assert os.getxattr(below(tmp_path / "out", mounted), "system.posix_acl_default") == pack_acl(text)
+
+
+def test_holes_are_no_work_to_be_done(tmp_path: Path) -> None:
+    sparse_file(tmp_path / "image", 1 << 40, {1 << 30: b"d" * 100_000})
+    (tmp_path / "usual").write_bytes(b"u" * 1_000_000)
+    expected = total_bytes([os.fsencode(tmp_path)], Limits(frozenset()), lambda: False)
+    assert expected is not None and 1_000_000 < expected < 2_000_000
 
 
 def test_paths_inside_others_are_saved_once(tmp_path: Path) -> None:
