@@ -1,16 +1,20 @@
-"""Asking the media agent for something, from a command."""
+"""Asking the media agent for something, from a command.
+
+What it takes to ask is quick to import, so that the agent can begin while the command still reads its configuration.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.agents.names import MEDIA, MEDIA_ROOT
-from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.host.commands import attempt
-from appliance.magazines.attached import enrolments, published
+
+if TYPE_CHECKING:
+    from appliance.config.schema import Config
 
 _LOOK = 0.1  # seconds between two looks at the published answer
 _GRACE = 2.0  # seconds in which a failure may be that of before the request
@@ -18,6 +22,8 @@ _GRACE = 2.0  # seconds in which a failure may be that of before the request
 
 def of_magazine(config: Config, name: str) -> dict[str, Any]:
     """The published disk of magazine *name*. Raises `NotFoundError`, `AwayError`, `MagbayError` (it has no disk)."""
+    from appliance.magazines.attached import enrolments
+
     disk = _disk_of(config, name)
     if disk is not None:
         return disk
@@ -34,6 +40,8 @@ def of_magazine(config: Config, name: str) -> dict[str, Any]:
 
 def _disk_of(config: Config, name: str) -> dict[str, Any] | None:
     """The published disk of magazine *name*; None while it is in no bay."""
+    from appliance.magazines.attached import published
+
     return next((d for d in published(config) or [] if d["magazine"] == name and d["state"] != "gone"), None)
 
 

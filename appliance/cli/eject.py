@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.agents.control import ask, of_magazine, wait_for
 from appliance.cli.output import Output
-from appliance.config.loader import load
-from appliance.config.schema import Config
-from appliance.errors import ExitStatus, PermissionDeniedError
-from appliance.magazines import unlisted
+from appliance.config.place import DEFAULT_PATH
+from appliance.errors import ExitStatus, MagbayError, PermissionDeniedError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from appliance.config.schema import Config
 
 
 def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,11 +30,11 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Ask the media agent, then wait until the disk may be pulled."""
-    config = load(args.config)
-    of_magazine(config, args.name)
+    config = _asked("UndoEject" if args.undo else "Eject", args)
     if args.undo:
-        return _undo(config, args, out)
-    ask("Eject", "s", args.name)
+        return _undone(config, args, out)
+
+    from appliance.magazines import unlisted
 
     cancelled: set[int] = set()
 
@@ -52,8 +52,33 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _undo(config: Config, args: argparse.Namespace, out: Output) -> ExitStatus:
-    ask("UndoEject", "s", args.name)
+def _asked(member: str, args: argparse.Namespace) -> Config:
+    """Ask the agent for *member*; gives the configuration. Raises `MagbayError`.
+
+    With the system's configuration the agent is asked first: it is at work while the configuration is read here, which
+    takes as long. With another one the magazine must be known there, too: the agent is the system's in any case.
+    """
+    early = args.config == DEFAULT_PATH
+    refused: MagbayError | None = None
+    if early:
+        try:
+            ask(member, "s", args.name)
+        except MagbayError as error:
+            refused = error
+
+    from appliance.config.loader import load
+
+    config = load(args.config)
+    if refused or not early:
+        of_magazine(config, args.name)  # knows better than the agent why not
+    if refused:
+        raise refused
+    if not early:
+        ask(member, "s", args.name)
+    return config
+
+
+def _undone(config: Config, args: argparse.Namespace, out: Output) -> ExitStatus:
     disk = wait_for(config, args.name, ("mounted", "idle"), args.timeout, lambda disk: None)
     out.document({"magazine": args.name, "state": disk["state"], "disk": disk["node"], "serial": disk["serial"]})
     out.line(f"Magazine {args.name} is in use again ({disk['node']}, serial {disk['serial'] or 'unknown'}).")

@@ -6,14 +6,13 @@ import argparse
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from appliance import __version__
 from appliance.cli.output import Output, silence
-from appliance.config.loader import DEFAULT_PATH
+from appliance.config.place import DEFAULT_PATH
 from appliance.errors import ExitStatus, MagbayError, PermissionDeniedError, UsageError
 
 # Command to the module that has it; each module has `register(subparsers)`.
@@ -148,6 +147,8 @@ def _open_closed_streams() -> None:
 
 def _simulate(args: argparse.Namespace, out: Output) -> ExitStatus:
     """All agents on the simulated machine; with the default configuration in a folder that is removed afterwards."""
+    import tempfile
+
     from appliance.agents import simulate
 
     if args.config != DEFAULT_PATH:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output
 from appliance.config.accepted import ACCEPTED, accept, last, needs_restart
-from appliance.config.loader import DEFAULT_PATH
+from appliance.config.place import DEFAULT_PATH
 from appliance.config.schema import Config
 from appliance.errors import ConfigError, ExitStatus, MagbayError, PermissionDeniedError, UsageError
 from appliance.host import commands

@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 
 from appliance.changer.service import Changer
 from appliance.cli.output import Output, one_line, silence
-from appliance.config.loader import DEFAULT_PATH, load
+from appliance.config.loader import load
+from appliance.config.place import DEFAULT_PATH
 from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.real.services import Journald

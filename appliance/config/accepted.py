@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.config.loader import DEFAULT_PATH, load, load_copy, load_with_text
+from appliance.config.loader import load, load_copy, load_with_text
+from appliance.config.place import DEFAULT_PATH
 from appliance.config.schema import Config
 from appliance.errors import ConfigError
 from appliance.host import files

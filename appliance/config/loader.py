@@ -9,10 +9,10 @@ import yaml
 
 from appliance.config import vchanger
 from appliance.config.kinds import Record, Where, pairs
+from appliance.config.place import DEFAULT_PATH
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import ConfigError
 
-DEFAULT_PATH = Path("/etc/magbay/magbay.yaml")
 # Deeper nesting than any valid file has; PyYAML recurses and would exhaust the stack on hostile input.
 _MOST_DEPTH = 16
 _MOST_BYTES = 1_000_000

@@ -209,3 +209,19 @@ def test_names_give_no_orders_to_the_terminal(place: Path) -> None:
 def test_a_directory_has_no_disk_to_eject(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(place / "magbay.yaml"), "eject", "m1"]) == 1
     assert "plain directory" in capsys.readouterr().err
+
+
+def test_the_agent_is_asked_to_eject_before_the_configuration_is_read(place: Path) -> None:
+    """It works while the command still starts. With a configuration that is not the system's nothing is asked in vain."""
+    loaded = "'appliance.config.loader' in sys.modules"
+    program = (
+        "import sys; from pathlib import Path; from appliance.cli import eject; from appliance.cli.main import main\n"
+        f"def ask(*words): print('asked', *words, {loaded}); raise eject.MagbayError('the agent: no')\n"
+        "eject.ask = ask\n"
+        "if len(sys.argv) > 1: eject.DEFAULT_PATH = Path(sys.argv[1])\n"
+        f"sys.exit(main(['--config', {str(place / 'magbay.yaml')!r}, 'eject', 'm1']))\n"
+    )
+    for words, told in (([str(place / "magbay.yaml")], "asked Eject s m1 False\n"), ([], "")):
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, done.stdout) == (1, told), done.stderr
+        assert "plain directory" in done.stderr, "what the command finds out says more than the agent"
