@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 _STEP = 0.2  # seconds between two drawings of a progress line
@@ -105,12 +104,12 @@ def _to_stderr(text: str) -> None:
         silence(sys.stderr)
 
 
-@dataclass(frozen=True)
 class Output:
-    """Where a command's answers go. *json*: one document on stdout and nothing else there."""
+    """Where a command's answers go. No dataclass: that would be half of what a command imports before it begins."""
 
-    json: bool = False
-    progress_style: str = "none"  # none, text, json
+    def __init__(self, *, json: bool = False, progress_style: str = "none") -> None:
+        """*json*: one document on stdout and nothing else there; *progress_style*: none, text or json."""
+        self.json, self.progress_style = json, progress_style
 
     def document(self, value: Any) -> None:
         """Print *value* as the JSON document (only with --json)."""

@@ -212,7 +212,7 @@ def test_a_directory_has_no_disk_to_eject(place: Path, capsys: pytest.CaptureFix
 
 
 def test_the_agent_is_asked_to_eject_before_the_configuration_is_read(place: Path) -> None:
-    """It works while the command still starts. With a configuration that is not the system's nothing is asked in vain."""
+    """It works while the command still starts. With a configuration of its own nothing is asked in vain."""
     loaded = "'appliance.config.loader' in sys.modules"
     program = (
         "import sys; from pathlib import Path; from appliance.cli import eject; from appliance.cli.main import main\n"
