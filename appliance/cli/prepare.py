@@ -141,7 +141,8 @@ def _confirm(todo: Plan) -> None:
     node, serial = todo.device.node, todo.device.serial
     if not sys.stdin.isatty():
         raise UsageError(f"everything on {node} would be lost and nobody can be asked", hint="Add --yes.")
-    sys.stderr.write(one_line(f"Everything on {node} will be lost. Type its serial number or yes to go on: "))
+    words = "its serial number or yes" if serial else "yes"
+    sys.stderr.write(one_line(f"Everything on {node} will be lost. Type {words} to go on: "))
     sys.stderr.flush()
     if sys.stdin.readline().strip() not in {"yes", serial or "yes"}:
         raise MagbayError("nothing was done", hint="Neither yes nor the disk's serial number was typed.")

@@ -32,7 +32,11 @@ def replacing(path: Path, *, mode: int = 0o640, durable: bool = True, adopted: b
     *durable* False leaves out the fsyncs, for files in /run; *adopted* False keeps a file of root from the owner of its
     directory. Raises `OSError`.
     """
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # what a person has asked for
+        raise
     try:
         with os.fdopen(fd, "wb") as file:
             yield file

@@ -117,6 +117,12 @@ def test_write_atomic_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert sorted(os.listdir(tmp_path)) == ["folder", "state.json"], "a failed write leaves no temporary file"
 
 
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        files.write_atomic(tmp_path / "nowhere" / "file", b"x")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "file")
+
+
 def test_link_atomic_never_shows_a_missing_link(tmp_path: Path) -> None:
     link = tmp_path / "0"
     files.link_atomic(link, Path("a"))
