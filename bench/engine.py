@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.bacula import Bacula, extract, missing
+from bench.disk import fresh
 
 _LARGE_FILES = 8
 _CONFIG = """\
@@ -87,7 +88,7 @@ class Engine:
     """Our side: a configuration with one magazine in *scratch*."""
 
     def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
         self._config = scratch / "magbay.yaml"
         self._config.write_text(_CONFIG)
         self.volume = scratch / "m1" / "m1-0001"
@@ -100,7 +101,7 @@ class Engine:
     def forget(self) -> None:
         """Volumes and catalog away."""
         for name in ("m1", "state", "run"):
-            shutil.rmtree(self._scratch / name, ignore_errors=True)
+            shutil.rmtree(self.scratch / name, ignore_errors=True)
 
 
 @contextmanager
@@ -115,9 +116,9 @@ def peer(scratch: Path, make: Callable[[Path], int]) -> Iterator[tuple[Bacula, i
         bacula.stop()
 
 
-def large_round(scratch: Path, bacula: Bacula) -> Seconds:
-    """Each way once; leaves only the tree."""
-    tree, copy, out = bacula.tree, scratch / "copy", scratch / "out"
+def large_round(scratch: Path, bacula: Bacula, size: int, number: int) -> Seconds:
+    """Each way once; leaves only the tree, of *size* bytes."""
+    tree, copy = bacula.tree, scratch / "copy"
     engine = Engine(scratch)
     took: Seconds = {}
     took["cp -a + sync"] = timed(lambda: shell('cp -a "$1" "$2" && sync', tree, copy))
@@ -128,22 +129,33 @@ def large_round(scratch: Path, bacula: Bacula) -> Seconds:
         engine.forget()
         warm(tree)
         took[what] = timed(lambda pool=pool: engine.run("backup", "--pool", pool, tree))  # type: ignore[misc]
-    took["bextract + sync"] = timed(lambda: (out.mkdir(), extract(engine.volume, out), shell("sync")))
-    shell('diff -r "$1" "$2"', tree, out / tree.relative_to("/"))
-    shutil.rmtree(out)
-    took["restore + sync"] = timed(lambda: (engine.run("restore", "--to", out), shell("sync")))
-    shell('diff -r "$1" "$2"', tree, out / tree.relative_to("/"))
-    shutil.rmtree(out)
+    took |= restores(engine, tree, size, ours_first=number % 2 == 1)
     engine.forget()
     bacula.forget()
     return took
 
 
-def small_round(scratch: Path, bacula: Bacula) -> Seconds:
-    """Each way once; what it makes stays, as ext4 is slow to make files for minutes after as many were deleted."""
+def restores(engine: Engine, tree: Path, size: int, *, ours_first: bool) -> Seconds:
+    """bextract and we, each onto a file system of its own, synced at the end; what comes back is compared."""
+    ways: list[tuple[str, Callable[[Path], None]]] = [
+        ("bextract + sync", lambda out: extract(engine.volume, out)),
+        ("restore + sync", lambda out: engine.run("restore", "--to", out)),
+    ]
+    took: Seconds = {}
+    for what, way in reversed(ways) if ours_first else ways:
+        with fresh(engine.scratch, 2 * size + (1 << 30)) as place:
+            out = place / "out"
+            out.mkdir()
+            warm(engine.volume)
+            took[what] = timed(lambda way=way, out=out: (way(out), shell("sync")))  # type: ignore[misc]
+            shell('diff -r "$1" "$2"', tree, out / tree.relative_to("/"))
+    return {what: took[what] for what, _ in ways}
+
+
+def small_round(scratch: Path, bacula: Bacula, size: int, number: int) -> Seconds:
+    """Each way once. *size*: of the tree in bytes."""
     tree = bacula.tree
     scratch = Path(tempfile.mkdtemp(dir=scratch))
-    out, again = scratch / "out", scratch / "again"
     engine = Engine(scratch)
     took: Seconds = {}
     took["tar c | cat > file"] = timed(lambda: shell('tar cf - "$1" 2> /dev/null | cat > "$2"', tree, scratch / "tar"))
@@ -151,9 +163,8 @@ def small_round(scratch: Path, bacula: Bacula) -> Seconds:
     took["Bacula, MD5"] = timed(bacula.backup)
     warm(tree)
     took["backup, MD5"] = timed(lambda: engine.run("backup", tree))
-    took["bextract + sync"] = timed(lambda: (out.mkdir(), extract(engine.volume, out), shell("sync")))
-    took["restore + sync"] = timed(lambda: (engine.run("restore", "--to", again), shell("sync")))
-    shell('diff -r "$1" "$2"', tree, again / tree.relative_to("/"))
+    took |= restores(engine, tree, size, ours_first=number % 2 == 1)
+    engine.forget()
     bacula.forget()
     return took
 
@@ -187,7 +198,7 @@ def table(title: str, seconds: Seconds, size: int, files: int, peers: dict[str, 
 def large(scratch: Path, rounds: int, size: int) -> None:
     """Large files."""
     with peer(scratch, lambda tree: large_tree(tree, size)) as (bacula, total):
-        took = median([large_round(scratch, bacula) for _ in range(rounds)])
+        took = median([large_round(scratch, bacula, total, number) for number in range(rounds)])
     slower = max(took["cp -a + sync"], took["md5sum"])
     table("large files", took, total, _LARGE_FILES, {
         "backup, MD5": ("the slower of cp + sync and md5sum", slower),
@@ -200,7 +211,7 @@ def large(scratch: Path, rounds: int, size: int) -> None:
 def small(scratch: Path, rounds: int, count: int) -> None:
     """Small files."""
     with peer(scratch, lambda tree: small_tree(tree, count)) as (bacula, total):
-        took = median([small_round(scratch, bacula) for _ in range(rounds)])
+        took = median([small_round(scratch, bacula, total, number) for number in range(rounds)])
     table("small files", took, total, count, {
         "backup, MD5": ("Bacula", took["Bacula, MD5"]),
         "restore + sync": ("bextract", took["bextract + sync"]),
