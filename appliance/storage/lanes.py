@@ -20,7 +20,7 @@ from appliance.storage.saver import Cancelled
 from appliance.storage.selection import Key
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
-from appliance.volumes.events import Event, FileEnd, FileEntry, Partial
+from appliance.volumes.events import Data, Event, FileEnd, FileEntry, FileStart, Partial
 from appliance.volumes.reader import Damage
 
 _MOST_AT_ONCE = 4
@@ -60,16 +60,18 @@ class Lane:
         """
         for wanted, parts in self.work:
             for event in reader(wanted).events(parts):
-                if cancelled():
-                    raise Cancelled
-                if isinstance(event, Damage):
+                if isinstance(event, (Data, FileStart)):  # where the work is
+                    if cancelled():
+                        raise Cancelled
+                elif isinstance(event, FileEnd):
+                    wanted.done(event.entry.file_index)
+                elif isinstance(event, Damage):
                     if len(self.damage) < _MOST_KEPT:
                         self.damage.append(str(event))
                     continue
-                if isinstance(event, FileEnd):
-                    wanted.done(event.entry.file_index)
-                if not isinstance(event, Partial):
-                    yield event
+                elif isinstance(event, Partial):
+                    continue
+                yield event
 
 
 def lanes_for(catalog: Catalog, config: Config, wanted: Sequence[Wanted]) -> list[Lane]:

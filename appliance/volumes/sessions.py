@@ -151,6 +151,20 @@ class SessionReader:
             part = view[at : at + length]
             at += len(part)
             if index > 0:
+                entry = session.entry
+                # Most records are whole, and one more of the file in hand.
+                if (
+                    entry is not None
+                    and index == session.last_index
+                    and stream >= 0
+                    and len(part) == length
+                    and session.record is None
+                    and self._select is None
+                    and index != session.ignored
+                    and entry.attributes.ftype != FileType.PLUGIN_OBJECT
+                ):
+                    yield _record_event(session, entry, stream, part)
+                    continue
                 yield from self._piece(session, (index, stream, length), part, where)
             elif index in _SESSION_LABELS:
                 yield from self._label(session, LabelKind(index), part, length, where)

@@ -5,7 +5,9 @@ Source: volume format, section 6.3. This is not RFC 4648: 0 is `A`, 64 is `BA`, 
 
 from __future__ import annotations
 
+import binascii
 import os
+import struct
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,6 +17,10 @@ _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _VALUE = {digit: value for value, digit in enumerate(_DIGITS)}
 _FIRST_FIELDS = 13  # older clients end after ctime
 _LONGEST = 12  # sign and the eleven digits of a 64-bit number
+# Sixteen numbers at once, each filled up with leading zeros (`A`) to sixteen digits: twelve bytes by RFC 4648.
+_FILLED, _FULL = 16, 16
+_SIXTEEN = struct.Struct(">" + "4xQ" * _FULL)
+_SHORT = 10  # digits that are surely no more than 64 bits
 
 
 # Two digits at once: number of twelve bits to its digits, and what the most significant two are without leading zero.
@@ -99,7 +105,14 @@ class EncodedStat(NamedTuple):
     @classmethod
     def parse(cls, text: bytes) -> EncodedStat:
         """From 13 to 17 numbers; what is behind the sixteenth is ignored. Raises `VolumeError`."""
-        fields = text.split(b" ", 17)[:16]
+        fields = text.split(b" ", 17)[:_FULL]
+        if len(fields) == _FULL and all(fields) and len(max(fields, key=len)) <= _SHORT:
+            try:
+                filled = binascii.a2b_base64(b"".join([field.rjust(_FILLED, b"A") for field in fields]))
+            except binascii.Error:
+                filled = b""
+            if len(filled) == _SIXTEEN.size:  # what is no digit would be left out
+                return cls._make(_SIXTEEN.unpack(filled))
         if len(fields) < _FIRST_FIELDS:
             raise VolumeError(f"an attributes record has {len(fields)} numbers instead of 13 or more")
         return cls(*map(decode_number, fields))

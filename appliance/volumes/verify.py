@@ -23,7 +23,7 @@ _MAX_PENDING = 4
 class FileDigest:
     """Hashes the plain bytes of one file in the order in which they were sent (holes left out).
 
-    Large files are hashed by *worker*, a pool of one thread, so that hashing and writing overlap.
+    What follows the first MiB is hashed by *worker*, a pool of one thread, so that hashing and writing overlap.
     """
 
     def __init__(self, algorithms: frozenset[str], worker: ThreadPoolExecutor) -> None:
@@ -38,6 +38,9 @@ class FileDigest:
         self.bytes += len(data)
         if not self._hashes:
             return
+        if self.bytes <= _PIECE:
+            self._hash(data)
+            return
         self._gathered += data
         if len(self._gathered) >= _PIECE:
             if len(self._pending) >= _MAX_PENDING:
@@ -45,7 +48,7 @@ class FileDigest:
             self._pending.append(self._worker.submit(self._hash, self._gathered))
             self._gathered = bytearray()
 
-    def _hash(self, data: bytearray) -> None:
+    def _hash(self, data: bytearray | memoryview) -> None:
         for one in self._hashes.values():
             one.update(data)
 
@@ -53,7 +56,8 @@ class FileDigest:
         """Whether the digest is the one recorded; None when this algorithm was not computed. The last call to make."""
         while self._pending:
             self._pending.popleft().result()
-        self._hash(self._gathered)
+        if self._gathered:
+            self._hash(self._gathered)
         found = self._hashes.get(algorithm)
         return None if found is None else found.digest() == value
 

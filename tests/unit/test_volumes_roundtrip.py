@@ -57,6 +57,28 @@ def test_numbers_that_are_none(text: bytes) -> None:
         decode_number(text)
 
 
+_WORDS = st.lists(
+    st.integers(0, (1 << 60) - 1).map(encode_number) | NUMBERS.map(encode_number)
+    | st.text("AB/z9-=+ \n.", max_size=17).map(str.encode),
+    min_size=12, max_size=18,
+)  # fmt: skip
+
+
+@given(_WORDS)
+def test_numbers_read_together_are_those_read_one_by_one(words: list[bytes]) -> None:
+    text = b" ".join(words)
+    fields = text.split(b" ", 17)[:16]
+    try:
+        expected = EncodedStat(*map(decode_number, fields)) if len(fields) >= 13 else None
+    except VolumeError:
+        expected = None
+    if expected is None:
+        with pytest.raises(VolumeError):
+            EncodedStat.parse(text)
+    else:
+        assert EncodedStat.parse(text) == expected
+
+
 @given(NAMES, NAMES | st.just(b""), st.lists(NUMBERS, min_size=16, max_size=16))
 def test_attributes(name: bytes, link: bytes, numbers: list[int]) -> None:
     saved = EncodedStat(*numbers)
