@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from appliance.errors import MagbayError
 from appliance.storage.opened import AS_FILE, NO_FILE, NOT_MISSED, OpenFile
@@ -16,6 +17,7 @@ from appliance.storage.outcome import FileResult, Outcome, Replace, Summary
 from appliance.storage.renaming import Renaming
 from appliance.storage.selection import Key
 from appliance.storage.targets import LimitError, Parts, Target, parts_of
+from appliance.storage.writeout import Writeout
 from appliance.volumes.attributes import FileType
 from appliance.volumes.backupread import BackupStream
 from appliance.volumes.blocks import SessionIds
@@ -43,7 +45,6 @@ _TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV
 _MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
 _RECORD_COST = 256
 _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at most
-_OF_A_FILE = (Data, Digest, Acl, Xattr, Other, FileEnd)
 _EXTRAS = (Acl, Xattr)
 _SHOWN_NAME = 200  # characters of a name that no file can have
 
@@ -84,6 +85,7 @@ class Extractor:
         self._open: dict[SessionIds, OpenFile] = {}
         self._directories: dict[Parts, OpenFile] = {}
         self._links: dict[Key, Parts] = {}
+        self._lost: OSError | None = None  # what did not reach the disk, of which the kernel tells once only
 
     def branch(self, select: Callable[[FileEntry], bool], aliases: Mapping[Key, bytes]) -> Extractor:
         """One for a thread of its own, with the same target and settings; `take`, `close` and `absorb` it.
@@ -102,6 +104,7 @@ class Extractor:
         """A branch is done: what it restored counts here."""
         self.summary.add(branch.summary)
         self._target.foreign += branch._target.foreign
+        self._lost = self._lost or branch._lost
 
     def run(self, events: Iterable[Event]) -> Summary:
         """Consume *events*; gives the summary. `MagbayError` when the target is full; others as the events do."""
@@ -114,11 +117,29 @@ class Extractor:
 
     def take(self, events: Iterable[Event]) -> None:
         """Consume *events*, all but the attributes of directories. Raises as `run`."""
+        handlers: dict[type, Callable[[Any], None]] = {
+            FileStart: self._start,
+            Data: self._data,
+            Digest: self._keep,
+            Acl: self._keep,
+            Xattr: self._keep,
+            Other: self._other,
+            FileEnd: self._end,
+            Damage: lambda event: self.summary.fail(str(event)),
+            Partial: lambda event: self.summary.warn(str(event)),
+            SessionEnd: lambda event: self._plan.forget(event.ids),
+        }
+        writeout = Writeout(self._target.flush, lambda: (self.summary.files, self.summary.bytes))
         try:
             for event in events:
-                self._handle(event)
+                handler = handlers.get(type(event))
+                if handler:
+                    handler(event)
         except OSError as error:
             raise self._no_more(error) from None
+        finally:
+            writeout.stop()
+            self._lost = self._lost or writeout.trouble
 
     def _no_more(self, error: OSError) -> MagbayError:
         hint = "What was restored before is kept; make room and run it again."
@@ -143,35 +164,10 @@ class Extractor:
             one.unfinished = None
             self._links.pop((one.entry.ids, one.entry.file_index), None)
 
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, _OF_A_FILE):
-            one = self._open.get(event.entry.ids)
-            if one is not None:
-                self._more(one, event)
-        elif isinstance(event, FileStart):
-            self._start(event.entry)
-        elif isinstance(event, Damage):
-            self.summary.fail(str(event))
-        elif isinstance(event, Partial):
-            self.summary.warn(str(event))
-        elif isinstance(event, SessionEnd):
-            self._plan.forget(event.ids)
-
     # One file
 
-    def _more(self, one: OpenFile, event: Data | Digest | Acl | Xattr | Other | FileEnd) -> None:
-        if isinstance(event, Data):
-            if not one.failed:
-                self._write(one, event)
-        elif isinstance(event, FileEnd):
-            del self._open[event.entry.ids]
-            self._end(one, event)
-        elif not isinstance(event, Other):
-            self._keep(one, event)
-        elif event.stream & TYPE_MASK not in NOT_MISSED:
-            one.left_out.add(stream_name(event.stream))
-
-    def _start(self, entry: FileEntry) -> None:
+    def _start(self, event: FileStart) -> None:
+        entry = event.entry
         name = entry.attributes.name
         if self._select is not None and not self._select(entry):
             if (entry.ids, entry.file_index) not in self._aliases:
@@ -249,7 +245,15 @@ class Extractor:
             one.failed = f"{kind} not made (only root may, and from trusted volumes only)"
             self.summary.warn(f"{one.path}: {one.failed}")
 
-    def _write(self, one: OpenFile, event: Data) -> None:
+    def _other(self, event: Other) -> None:
+        one = self._open.get(event.entry.ids)
+        if one is not None and event.stream & TYPE_MASK not in NOT_MISSED:
+            one.left_out.add(stream_name(event.stream))
+
+    def _data(self, event: Data) -> None:
+        one = self._open.get(event.entry.ids)
+        if one is None or one.failed:
+            return
         try:
             chunk = decode(event.stream, event.data)
             if one.digest is None:
@@ -286,7 +290,10 @@ class Extractor:
         self.summary.bytes += len(chunk.data)
         one.length = max(one.length, one.position)
 
-    def _keep(self, one: OpenFile, event: Digest | Acl | Xattr) -> None:
+    def _keep(self, event: Digest | Acl | Xattr) -> None:
+        one = self._open.get(event.entry.ids)
+        if one is None:
+            return
         if isinstance(event, _EXTRAS):
             one.extras += len(event.data) + _RECORD_COST
             if one.extras > _MAX_EXTRAS:
@@ -303,7 +310,10 @@ class Extractor:
             if one.digest is not None:
                 one.verified = one.digest.matches(event.algorithm, event.value)
 
-    def _end(self, one: OpenFile, event: FileEnd) -> None:
+    def _end(self, event: FileEnd) -> None:
+        one = self._open.pop(event.entry.ids, None)
+        if one is None:
+            return
         if one.digest is not None and one.digest.bytes and not one.has_digest:
             self._plan.learn_none(event)
         try:
@@ -396,6 +406,8 @@ class Extractor:
         except OSError as error:
             raise self._no_more(error) from None
         try:
+            if self._lost:
+                raise self._lost
             self._target.flush()
         except OSError as error:
             text = f"{self._target.root}: what was restored may not be on the disk: {error.strerror}"
