@@ -61,12 +61,13 @@ class MediaAgent:
         config = self._reloading.read() if self._reloading else None
         if config is not None:
             self._config = config
-            for part in (self.media, self._rotation, self._health, self._announcer, self._settings):
+            for part in (self.media, self._rotation, self._health, self._announcer, self._settings, self._lists):
                 part.config = config
 
     async def look(self) -> bool:
         """One reconcile; whether more is to come soon."""
         self.reports = self._health.taken_in(await self.media.reconcile())
+        self._lists.note(self.reports)
         self._publish()
         self._rotation.round(self.reports)
         self._complaints.tell(tuple(f"an enrolment cannot be read: {e.message}" for e in self.media.damaged))

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
     disk = wait_for(config, args.name, ("safe to remove",), args.timeout, told)
     out.document({"magazine": args.name, "state": disk["state"], "disk": disk["node"], "serial": disk["serial"]})
     if unlisted.marked(config, disk["filesystem_uuid"]):
-        out.warn(f"magbay: {args.name}: its lists of volumes and checksums are older than what was written last")
+        out.warn(f"magbay: {args.name}: the checksums on it are older than the volumes; they are made when it is back")
     out.line(f"Magazine {args.name} is safe to remove ({disk['node']}, serial {disk['serial'] or 'unknown'}).")
     return ExitStatus.DONE
 

@@ -25,6 +25,8 @@ from appliance.storage import scrubs
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+OLDER = "older than the volumes"  # said of the checksums on a magazine
+
 
 def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the noun `magazine`."""
@@ -95,10 +97,18 @@ def describe(config: Config) -> list[dict[str, Any]]:
             "space": _space(magazine) if state in ("here", "mounted") else None,
             "health": disk.get("health"),
             "verified": scrubs.describe(config, magazine.identity, magazine.name),
+            "checksums": checksums_word(config, magazine.identity),
             "kind": "directory" if magazine.identity.startswith("directory:") else "disk",
         }
         found.append(facts | enrolled.get(magazine.identity, {}))
     return found
+
+
+def checksums_word(config: Config, identity: str) -> str | None:
+    """How the checksums on a magazine are; None for directories, which have none."""
+    if identity.startswith("directory:"):
+        return None
+    return OLDER if unlisted.marked(config, identity) else "current"
 
 
 def _space(magazine: Magazine) -> dict[str, int] | None:
@@ -195,16 +205,14 @@ def run_checksums(args: argparse.Namespace, out: Output) -> ExitStatus:
     config = load(args.config)
     magazine = find(config, args.name)
     assert magazine.path is not None  # `find` gives attached magazines only
-    unlisted.clear(config, magazine.identity)
+    unlisted.begin(config, magazine.identity)
     total = sum((magazine.path / name).stat().st_size for name in leaflet.volumes(magazine.path)) if args.all else None
-    try:
-        with out.progress(f"reading {args.name}", total) as progress:
-            found = leaflet.checksums(magazine.path, magazine.name, everything=args.all, advance=progress.advance)
-    except BaseException:
-        unlisted.mark(config, magazine.identity)
-        raise
+    with out.progress(f"reading {args.name}", total) as progress:
+        found = leaflet.checksums(magazine.path, magazine.name, everything=args.all, advance=progress.advance)
     if found.busy:
         unlisted.mark(config, magazine.identity)
+    else:
+        unlisted.done(config, magazine.identity)
     out.document(
         {
             "magazine": args.name,
@@ -216,7 +224,7 @@ def run_checksums(args: argparse.Namespace, out: Output) -> ExitStatus:
     )
     out.line(f"{len(found.sums)} volumes are listed on magazine {args.name}, {len(found.read)} of them were read.")
     for name in found.busy:
-        out.warn(f"magbay: volume {name} is being written: it is not listed this time")
+        out.warn(f"magbay: volume {name} is being written: it has no checksum this time")
     for name in found.damaged:
         out.warn(f"magbay: volume {name} is damaged: other bytes than listed, though nobody has written to it")
     if found.damaged:

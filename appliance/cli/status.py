@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from appliance.changer.service import Changer
-from appliance.cli.magazine import describe, health_words
+from appliance.cli.magazine import OLDER, describe, health_words
 from appliance.cli.output import Output, as_told, human_bytes
 from appliance.cli.rotation import section as rotation
 from appliance.config.accepted import in_force
@@ -113,6 +113,8 @@ def show(facts: dict[str, Any], out: Output) -> None:
         count = f"{magazine['volumes_here']} volumes" if magazine["volumes_here"] else ""
         if magazine["space"]:
             count = f"{count + ', ' if count else ''}{human_bytes(magazine['space']['free'])} free"
+        if magazine["checksums"] == OLDER:
+            count += f"{', ' if count else ''}checksums {OLDER}"
         reason = f"  {magazine['reason']}" if magazine["reason"] else ""
         out.line(f"  {magazine['name']:<20} {magazine['state']:<15} {count}{reason}")
     if not facts["magazines"]:

@@ -63,6 +63,11 @@ class Mounts(Protocol):
 
     def table(self) -> tuple[Mount, ...]: ...
 
+    def written(self, mount: Mount) -> int:
+        """How much was written to the device of *mount* since it came, in sectors of 512 bytes; 0: not known.
+        The mount itself is not touched: that would keep autofs from unmounting it."""
+        ...
+
     async def trigger(self, path: Path) -> None:
         """Touch *path* so that autofs mounts it. Raises `OSError` when nothing could be mounted there."""
         ...

@@ -2,7 +2,8 @@
 
 `README.txt` says what this is and how to get at it; `volumes.txt` lists the volumes; `volumes.sha256` has their
 checksums in the form that `sha256sum -c` takes. The lists tell of the moment they were written: a volume that was
-appended to since then is longer, and its checksum is another one.
+appended to since then is longer, and its checksum is another one. A volume that was written to and not read since then
+is listed without a checksum.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,9 @@ README, LIST, SUMS = "README.txt", "volumes.txt", "volumes.sha256"
 _CHUNK = 1024 * 1024
 _HEAD_BYTES = MAGIC_OFFSET + len(MAGIC)
 _MAGICS = (MAGIC, b"BB03")
-_LINE = re.compile(r"(\d+)\t(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z\t([0-9a-f]{64})\t([^\t\n]+)")
+_LINE = re.compile(r"(\d+)\t(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z\t([0-9a-f]{64}|-)\t([^\t\n]+)")
+_HEAD = re.compile(r"# Volumes of the magbay magazine (.+) as they were at ")
+_UNREAD = "-"  # instead of a checksum
 
 _TEXT = """This disk is the magbay magazine {name}. It holds backups.
 
@@ -45,7 +48,8 @@ Are the volumes still what they were?
     cd /mnt && sha256sum -c {sums}
 
 Both lists were written at the time that stands in {list}. A volume that was written to since then has another checksum
-without being damaged: it is longer then, or newer than the list says.
+without being damaged: it is longer then, or newer than the list says. One with a dash instead of a checksum was not
+read since it was written to.
 
 LUKS container {luks}, file system {filesystem}. Prepared {prepared}.
 """
@@ -53,7 +57,7 @@ LUKS container {luks}, file system {filesystem}. Prepared {prepared}.
 
 @dataclass(frozen=True)
 class Sum:
-    """A volume as it was: *size* in bytes, *modified* in nanoseconds since 1970, SHA-256 in hex."""
+    """A volume as it was: *size* in bytes, *modified* in nanoseconds since 1970, SHA-256 in hex ("": not read)."""
 
     size: int
     modified: int
@@ -77,11 +81,13 @@ def readme(name: str, luks_uuid: str, filesystem_uuid: str, prepared: str) -> by
     return _TEXT.format(list=LIST, sums=SUMS, **values).encode()
 
 
-def volumes(directory: Path) -> list[str]:
-    """Names of the volumes in *directory*, in order: regular files that begin with a block. Raises `OSError`."""
+def volumes(directory: Path, listed: Collection[str] = ()) -> list[str]:
+    """Names of the volumes in *directory*, in order: regular files that begin with a block, or were *listed* as volumes
+    before: one whose first bytes are damaged does not look like a volume any more. Raises `OSError`."""
     with os.scandir(directory) as entries:
         names = [e.name for e in entries if e.is_file(follow_symlinks=False) and not e.name.startswith(".")]
-    return sorted(name for name in names if "\n" not in name and "\t" not in name and _is_volume(directory / name))
+    fit = (name for name in names if "\n" not in name and "\t" not in name)
+    return sorted(name for name in fit if name in listed or _is_volume(directory / name))
 
 
 def _is_volume(path: Path) -> bool:
@@ -98,30 +104,58 @@ def checksums(directory: Path, magazine: str, *, everything: bool, advance: Call
     """
     before = _listed(directory)
     sums: dict[str, Sum] = {}
-    read, busy, damaged = [], [], []
-    # One whose first bytes are damaged does not look like a volume any more, but was listed as one.
-    listed = {name for name in before if (directory / name).is_file() and "/" not in name}
-    for name in sorted(listed | set(volumes(directory))):
+    read: list[str] = []
+    busy: list[str] = []
+    damaged: list[str] = []
+    for name in volumes(directory, before):
         old = before.get(name)
         with contextlib.ExitStack() as stack:
             fd = _opened(directory / name)
             stack.callback(os.close, fd)
             facts = os.fstat(fd)
-            same = old is not None and (old.size, old.modified) == (facts.st_size, facts.st_mtime_ns)
+            same = (
+                old is not None and old.digest != "" and (old.size, old.modified) == (facts.st_size, facts.st_mtime_ns)
+            )
             if old is not None and same and not everything:
                 sums[name] = old
                 continue
-            found = _digest(fd, advance)
-            if found is None:
-                busy.append(name)
-                continue
-            read.append(name)
-            if old is not None and same and old.digest != found.digest:
+            found = sums[name] = _digest(fd, advance)
+            (read if found.digest else busy).append(name)
+            if old is not None and same and found.digest not in ("", old.digest):
                 damaged.append(name)
-                found = old  # what it should be: the next look finds the damage, too
-            sums[name] = found
+                sums[name] = old  # what it should be: the next look finds the damage, too
     _write(directory, magazine, sums)
     return Checked(sums, tuple(read), tuple(busy), tuple(damaged))
+
+
+def current(directory: Path) -> bool:
+    """Whether the lists tell of all volumes as they are now, with checksums, or there are none. Only heads of volumes
+    that are not listed are read. Raises `OSError`."""
+    before = _listed(directory)
+    if not (directory / LIST).exists():
+        return True
+    return _looked_at(directory, before) == before and all(item.digest for item in before.values())
+
+
+def relist(directory: Path) -> None:
+    """Make the lists, where there are some, tell of the volumes as they are now, without reading them: those that were
+    written to are listed without a checksum. Raises `OSError`."""
+    before = _listed(directory)
+    now = _looked_at(directory, before)
+    with (directory / LIST).open(encoding="utf-8", errors="surrogateescape") as file:
+        head = _HEAD.match(file.readline())
+    if now != before and head:
+        _write(directory, head[1], now)
+
+
+def _looked_at(directory: Path, before: Mapping[str, Sum]) -> dict[str, Sum]:
+    """The volumes as they are; those that have not changed since *before* have their checksums."""
+    found = {}
+    for name in volumes(directory, before):
+        facts, old = (directory / name).lstat(), before.get(name)
+        now = Sum(facts.st_size, facts.st_mtime_ns, old.digest if old else "")
+        found[name] = now if now == old else Sum(now.size, now.modified, "")
+    return found
 
 
 def _opened(path: Path) -> int:
@@ -132,8 +166,8 @@ def _opened(path: Path) -> int:
     return fd
 
 
-def _digest(fd: int, advance: Callable[[int], None]) -> Sum | None:
-    """Digest of all of the file; None when somebody writes to it meanwhile."""
+def _digest(fd: int, advance: Callable[[int], None]) -> Sum:
+    """The file as it is now with the digest of all of it; without when somebody writes to it meanwhile."""
     before = os.fstat(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not from memory
     digest = hashlib.sha256()
@@ -144,9 +178,8 @@ def _digest(fd: int, advance: Callable[[int], None]) -> Sum | None:
         advance(len(data))
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     after = os.fstat(fd)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        return None
-    return Sum(after.st_size, after.st_mtime_ns, digest.hexdigest())
+    still = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    return Sum(after.st_size, after.st_mtime_ns, digest.hexdigest() if still else "")
 
 
 def _listed(directory: Path) -> dict[str, Sum]:
@@ -160,15 +193,17 @@ def _listed(directory: Path) -> dict[str, Sum]:
         size, second, nanoseconds, digest, name = match.groups()
         with contextlib.suppress(ValueError):
             moment = datetime.strptime(second, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
-            found[name] = Sum(int(size), int(moment.timestamp()) * 10**9 + int(nanoseconds), digest)
+            found[name] = Sum(
+                int(size), int(moment.timestamp()) * 10**9 + int(nanoseconds), "" if digest == _UNREAD else digest
+            )
     return found
 
 
 def _write(directory: Path, magazine: str, sums: Mapping[str, Sum]) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     head = f"# Volumes of the magbay magazine {magazine} as they were at {now}.\n# bytes\tlast written\tSHA-256\tname\n"
-    rows = [f"{s.size}\t{_moment(s.modified)}\t{s.digest}\t{name}\n" for name, s in sums.items()]
-    lines = [f"{s.digest}  {name}\n" for name, s in sums.items()]
+    rows = [f"{s.size}\t{_moment(s.modified)}\t{s.digest or _UNREAD}\t{name}\n" for name, s in sums.items()]
+    lines = [f"{s.digest}  {name}\n" for name, s in sums.items() if s.digest]
     for file, text in ((LIST, head + "".join(rows)), (SUMS, "".join(lines))):
         write_atomic(directory / file, text.encode("utf-8", "surrogateescape"), mode=0o644)
 

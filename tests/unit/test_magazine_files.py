@@ -81,7 +81,44 @@ def test_a_volume_that_is_written_meanwhile_is_left_out(config: Config) -> None:
             volume.write(b"x")
 
     found = leaflet.checksums(directory, "m1", everything=False, advance=write)
-    assert found.busy == ("m1-0002",) and list(found.sums) == ["m1-0001"]
+    assert found.busy == ("m1-0002",) and {name: bool(item.digest) for name, item in found.sums.items()} == {
+        "m1-0001": True,
+        "m1-0002": False,
+    }
+    assert sums(directory).stdout == "m1-0001: OK\n" and not leaflet.current(directory)
+    assert leaflet.checksums(directory, "m1", everything=False, advance=lambda count: None).read == ("m1-0002",)
+    assert leaflet.current(directory)
+
+
+def test_lists_are_made_true_without_reading(config: Config) -> None:
+    create(config, magazine="m1", pool="Default", count=4)
+    directory = config.magazines[0].directory
+    program = "import sys; from appliance.magazines.relist import main; sys.exit(main())"
+
+    def relist() -> int:
+        return subprocess.run([sys.executable, "-c", program, str(directory)], stderr=subprocess.DEVNULL).returncode
+
+    assert leaflet.current(directory), "where there are no lists none are made"
+    assert relist() == 1 and not (directory / leaflet.LIST).exists()
+    leaflet.checksums(directory, "m1", everything=False, advance=lambda count: None)
+    before = (directory / leaflet.LIST).stat().st_ino
+    assert relist() == 0 and (directory / leaflet.LIST).stat().st_ino == before, "they are as they should be"
+    with (directory / "m1-0002").open("ab") as volume:
+        volume.write(b"more")
+    (directory / "m1-0003").unlink()
+    (directory / "m1-0005").write_bytes((directory / "m1-0001").read_bytes())
+    (directory / "odd").write_bytes(b"no volume")
+    assert not leaflet.current(directory)
+    assert relist() == 0
+    listed = (directory / leaflet.LIST).read_text()
+    assert listed.startswith("# Volumes of the magbay magazine m1 as they were at ")
+    rows = {row.split("\t")[3]: row.split("\t") for row in listed.splitlines()[2:]}
+    assert list(rows) == ["m1-0001", "m1-0002", "m1-0004", "m1-0005"]
+    assert all(int(row[0]) == (directory / name).stat().st_size for name, row in rows.items())
+    assert [name for name, row in rows.items() if row[2] == "-"] == ["m1-0002", "m1-0005"]
+    assert sums(directory).stdout == "m1-0001: OK\nm1-0004: OK\n"
+    found = leaflet.checksums(directory, "m1", everything=False, advance=lambda count: None)
+    assert found.read == ("m1-0002", "m1-0005") and leaflet.current(directory)
 
 
 def test_readme_tells_the_commands() -> None:

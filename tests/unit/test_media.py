@@ -17,15 +17,13 @@ from uuid import UUID
 import pytest
 
 from appliance.agents.announce import status_line
-from appliance.agents.lists import ListKeeper
 from appliance.agents.media import MediaAgent
 from appliance.agents.names import MEDIA, MEDIA_ROOT
 from appliance.config.schema import Config, EjectConfig, Enrolment, HooksConfig, MountsConfig
 from appliance.errors import AwayError, MagbayError, NotFoundError
-from appliance.host.api import Host, Mount, UnitState
+from appliance.host.api import Host, Mount
 from appliance.host.names import hook_unit, idle_unit, unlock_unit
 from appliance.host.simulated import MemoryJournal, SimulatedDisk, World, simulated_host
-from appliance.magazines import unlisted
 from appliance.magazines.attached import Presence
 from appliance.magazines.holders import announced_job, parse, sentence, with_jobs
 from appliance.magazines.media import Media
@@ -522,34 +520,3 @@ def test_a_hook_becomes_its_command(config: Config, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "failed m1 lamp\n"), done.stderr
     for what, status in (("arrived/m1", 4), ("dance/m1", 2), ("failed", 2)):
         assert subprocess.run([*command, what], capture_output=True).returncode == status
-
-
-def test_the_lists_on_a_magazine_follow_what_jobs_write(config: Config, house: Callable[[], House]) -> None:
-    async def story() -> None:
-        h, d = house(), disk(config, 1)
-        keeper, started = ListKeeper(config, h.host), h.host.units.started  # type: ignore[attr-defined]
-        h.world.plug(d)
-
-        async def later(seconds: float) -> list[str]:
-            h.host.clock.time += seconds  # type: ignore[attr-defined]
-            await keeper.round(await h.media.reconcile())
-            return [unit for unit in started if unit.startswith("magbay-lists@")]
-
-        await h.settle()
-        assert await later(100) == [], "nobody has written"
-        unlisted.mark(config, d.filesystem_uuid)
-        unlisted.mark(config, "directory:m")
-        assert [path.name for path in (config.state_dir / "unlisted").iterdir()] == [d.filesystem_uuid]
-        assert await later(0) == [] and await later(59) == [], "more jobs may follow"
-        assert await later(2) == ["magbay-lists@mag1.service"]
-        assert len(await later(300)) == 1, "not while it is being done, or has just failed"
-        unlisted.clear(config, d.filesystem_uuid)
-        assert len(await later(1000)) == 1
-        # While the magazine is ejected, whoever reads it for that is stopped.
-        units = h.host.units
-        units._states["magbay-lists@mag1.service"] = UnitState("activating")  # type: ignore[attr-defined]
-        h.media.eject("mag1")
-        assert (await h.settle())["mag1"] is State.SAFE
-        assert "magbay-lists@mag1.service" not in await units.states(["magbay-lists@*"])
-
-    asyncio.run(story())

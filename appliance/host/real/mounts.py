@@ -55,6 +55,15 @@ class KernelMounts:
         """The mounts of now."""
         return parse(_TABLE.read_text(encoding="utf-8", errors="surrogateescape"))
 
+    def written(self, mount: Mount) -> int:
+        """The seventh number in the device's statistics (Documentation/block/stat.rst of Linux)."""
+        try:
+            device = Path(mount.source).stat().st_rdev  # btrfs mounts have numbers of their own
+            place = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+            return int(place.read_text(encoding="ascii").split()[6])
+        except (OSError, ValueError, IndexError):
+            return 0
+
     async def trigger(self, path: Path) -> None:
         """Open *path* as a directory in a thread: autofs lets the caller wait until it has mounted or failed."""
 

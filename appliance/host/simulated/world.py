@@ -57,6 +57,8 @@ class World:
     mounted: dict[str, str] = field(default_factory=dict)  # file-system UUID to LUKS UUID
     held: set[str] = field(default_factory=set)  # file-system UUIDs with an open file
     checked: dict[str, str] = field(default_factory=dict)  # LUKS UUID to what the check found, while it may be mounted
+    sectors: dict[str, int] = field(default_factory=dict)  # file-system UUID to how many were written
+    unlisted: set[str] = field(default_factory=set)  # LUKS UUIDs whose eject has found no checksums of some volumes
     harm: list[str] = field(default_factory=list)  # what must never happen
     drop_events: bool = False
     _sequence: int = 0
@@ -141,11 +143,17 @@ class World:
             found.append(Mount(path, f"/dev/mapper/magbay-{luks_uuid}", number, "ext4", read_only))
         return tuple(found)
 
+    def written(self, mount: Mount) -> int:
+        """Sectors that somebody has written."""
+        return self.sectors.get(mount.path.rpartition("/")[2], 0)
+
     def text(self, name: str) -> str:
         """What root's units left: what a check found, who holds a magazine that is to be ejected."""
         luks_uuid, _, what = name.rpartition(".")
         if what == "check":
             return self.checked.get(luks_uuid, "")
+        if what == "lists":
+            return "older\n" if luks_uuid in self.unlisted else ""
         bay = self.mappings.get(luks_uuid)
         held = bay is not None and bay.disk.filesystem_uuid in self.held
         return f"4711\tsomebody\tless\t{self.mount_dir / bay.disk.filesystem_uuid}/file\n" if bay and held else ""
