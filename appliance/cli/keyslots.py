@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.agents.control import ask
 from appliance.cli.output import Output
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
-from appliance.keys import headers, recovery, rotation, slots
+from appliance.keys import headers, keyfile, recovery, rotation, slots
 from appliance.keys.rotation import Keys
 from appliance.keys.secret import Secret
 from appliance.keys.slots import Disk
@@ -37,6 +39,10 @@ def register(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     ways.add_argument("--tpm2", action="store_true", help="the TPM of this machine (systemd-cryptenroll)")
     ways.add_argument("--fido2", action="store_true", help="the FIDO2 token that is plugged in (systemd-cryptenroll)")
     ways.add_argument("--tang", metavar="URL", help="a Tang server (clevis)")
+    ways.add_argument(
+        "--own-key", action="store_true", help="the key file of this appliance, on a disk that another key opens so far"
+    )
+    add.add_argument("--key-file", metavar="FILE", type=Path, help="with --own-key: that key, if it is no passphrase")
     add.add_argument("--thumbprint", metavar="THP", default="", help="of the Tang server's key; else clevis asks")
     for parser in (add, test):
         parser.add_argument("--from", dest="source", metavar="FILE", help="read the passphrase from FILE (- is stdin)")
@@ -79,6 +85,8 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def run_add(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Add a slot in the way that was asked for."""
+    if args.key_file and not args.own_key:
+        raise UsageError("--key-file goes with --own-key", hint="The others are permitted by the appliance's key file.")
     disk, keys = _disk_and_keys(load(args.config), args.magazine)
     before = {slot.number for slot, _ in slots.listing(disk, keys)}
     made = ""
@@ -88,6 +96,10 @@ def run_add(args: argparse.Namespace, out: Output) -> ExitStatus:
         )
     elif args.recovery:
         made = slots.add_recovery(disk, keys)[1].reveal().decode()
+    elif args.own_key:
+        slots.add_own_key(disk, keys, _permit(args))
+        with contextlib.suppress(MagbayError):
+            ask("Rescan")  # it could not be unlocked before
     elif args.tpm2:
         slots.add_device(disk, keys, slots.TPM2)
     elif args.fido2:
@@ -103,6 +115,19 @@ def run_add(args: argparse.Namespace, out: Output) -> ExitStatus:
         out.line(f"\n    {made}\n\nWrite it down now: it is kept nowhere and not shown again. It is a passphrase,")
         out.line(f"dashes included. 'magbay key test {args.magazine}' checks what you wrote.")
     return ExitStatus.DONE
+
+
+def _permit(args: argparse.Namespace) -> Secret:
+    """What opens the disk so far."""
+    if args.key_file is None:
+        return typed_secret(args.source, f"Passphrase of magazine {args.magazine}", twice=False)
+    data: bytes = args.key_file.read_bytes()
+    if len(data) > keyfile.KEY_BYTES:
+        raise MagbayError(
+            f"{args.key_file} has more than {keyfile.KEY_BYTES} bytes: nothing was changed",
+            hint=f"'cryptsetup luksAddKey --key-file {args.key_file} DISK KEYFILE' adds the appliance's key file.",
+        )
+    return Secret(data)
 
 
 def run_remove(args: argparse.Namespace, out: Output) -> ExitStatus:

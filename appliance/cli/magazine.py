@@ -289,7 +289,7 @@ def _import_disk(config: Config, args: argparse.Namespace, out: Output) -> ExitS
         out.warn(f"magbay: magazine {name}: {note}")
     if not found.fits:
         out.warn(f"magbay: the key file {config.key_file} does not open magazine {name} yet")
-        out.warn(f"        'magbay key add {name} --help' tells how to add it to the disk.")
+        out.warn(f"        'magbay key add {name} --own-key --key-file {args.key_file}' adds it to the disk.")
     return ExitStatus.WARNINGS if found.notes or not found.fits else ExitStatus.DONE
 
 

@@ -74,6 +74,26 @@ def add_recovery(disk: Disk, keys: Keys) -> tuple[int, Secret]:
     return number, made
 
 
+def add_own_key(disk: Disk, keys: Keys, permit: Secret) -> int:
+    """Add the key file of the appliance to a disk that only *permit*, another key or passphrase, opens; gives its slot.
+
+    Raises `MagbayError`, also when the key file opens it already or *permit* does not.
+    """
+    headers.check_uuid(disk.node, disk.luks_uuid)
+    with headers.changing(disk.state_dir, disk.luks_uuid):
+        found = luks.header(disk.node)
+        if luks.opens(disk.node, keys.key, found.cheap_slots()) is not None:
+            raise MagbayError(f"the key file opens {disk.node} already: nothing was changed")
+        if luks.opens(disk.node, permit, (slot.number for slot in found.slots)) is None:
+            raise MagbayError(
+                f"what was given opens no key slot of {disk.node}: nothing was changed",
+                hint="The key file that opens it is named with --key-file FILE, a passphrase is asked for.",
+            )
+        number = _add(disk, permit, keys.key, Cost.LEAST)
+        rotation.settle_disk(disk.node, disk.luks_uuid, keys.key, number, disk.state_dir)
+    return number
+
+
 def opened_by(disk: Disk, typed: Secret) -> int | None:
     """The slot that a passphrase or recovery key opens, None when none does. Raises `MagbayError`."""
     return luks.opens(disk.node, typed, (slot.number for slot in luks.header(disk.node).slots))
@@ -169,8 +189,8 @@ def remove(disk: Disk, keys: Keys, number: int) -> str:
     return held[number]
 
 
-def _add(disk: Disk, key: Secret, new: Secret) -> int:
-    number = luks.add(disk.node, key, new, Cost.STRONG)
+def _add(disk: Disk, key: Secret, new: Secret, cost: Cost = Cost.STRONG) -> int:
+    number = luks.add(disk.node, key, new, cost)
     if luks.opens(disk.node, new, [number]) is None:
         luks.remove(disk.node, key, number)
         raise MagbayError(f"{disk.node}: the new key does not open its slot: it was removed again", hint="Try again.")

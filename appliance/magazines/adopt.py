@@ -121,7 +121,7 @@ def _key(config: Config, device: BlockDevice, other: Path | None) -> tuple[bool,
     if other is None:
         raise MagbayError(
             f"the key file {config.key_file} does not open {device.node}",
-            hint="Name a key file that does with --key-file FILE.",
+            hint="Name a key file that does with --key-file FILE (a passphrase: in a file, without the line's end).",
         )
     if not other.exists() or not _fits(other, device):
         raise MagbayError(f"the key file {other} does not open {device.node}", hint="Is it the right one?")

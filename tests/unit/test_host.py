@@ -83,6 +83,20 @@ def test_mount_table_with_odd_names() -> None:
     assert any(mount.path == "/" for mount in KernelMounts().table())
 
 
+def test_what_a_device_has_taken_is_counted(tmp_path: Path) -> None:
+    mounts = KernelMounts()
+    mount = max((m for m in mounts.table() if tmp_path.is_relative_to(m.path)), key=lambda m: len(m.path))
+    before = mounts.written(mount)
+    if before == 0:
+        pytest.skip(f"{mount.path} is on no disk")
+    with (tmp_path / "file").open("wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+    assert mounts.written(mount) - before >= 2048
+    assert mounts.written(parse("1 1 0:1 / /x rw - tmpfs none rw\n")[0]) == 0
+
+
 @given(
     st.dictionaries(st.sampled_from(["MESSAGE", "MAGAZINE", "SLOT"]), st.text(st.characters(exclude_categories=["Cs"])))
 )

@@ -95,6 +95,25 @@ def test_a_disk_that_the_key_does_not_open_is_not_changed(disk: LuksDisk, place:
     assert disk.node.read_bytes() == before
 
 
+@needs_cryptsetup
+@pytest.mark.parametrize("kind", ["luks1", "luks2"])
+def test_an_imported_disk_gets_the_key_of_the_appliance(config: Config, tmp_path: Path, kind: str) -> None:
+    config.state_dir.mkdir()
+    keyfile.ensure(config.key_file)
+    old, keys = LuksDisk.create(tmp_path / "old", tmp_path / "other.key", kind), rotation.load(config.key_file)
+    container = Disk(str(old.node), old.uuid, config.state_dir)
+    before = old.node.read_bytes()
+    with pytest.raises(MagbayError, match="opens no key slot") as caught:
+        slots.add_own_key(container, keys, Secret(b"not this one"))
+    assert "--key-file" in caught.value.hint and old.node.read_bytes() == before
+    assert slots.add_own_key(container, keys, Secret((tmp_path / "other.key").read_bytes())) == 1
+    assert old.opens(config.key_file) and old.opens(tmp_path / "other.key")
+    assert [kind for _, kind in slots.listing(container, keys)] == ["another key or passphrase", "key file"]
+    assert LuksDisk(headers.path_of(config.state_dir, old.uuid), old.uuid).opens(config.key_file)
+    with pytest.raises(MagbayError, match="already"):
+        slots.add_own_key(container, keys, Secret(b"whatever"))
+
+
 def test_command_lines_of_other_enrollers() -> None:
     assert slots.cryptenroll("/dev/sdx", "/dev/fd/7", "--tpm2-device=auto") == [
         "systemd-cryptenroll",

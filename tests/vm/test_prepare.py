@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.vm.harness import Disk, Guest
+from tests.vm.ready import patience
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -72,7 +73,7 @@ def digest(disk: Disk, first: int = 0, last: int | None = None) -> str:
 
 
 def wait_slots(guest: Guest, magazine: str) -> None:
-    guest.wait_for(f"magbay slots | grep -qw {magazine}", timeout=60)
+    guest.wait_for(f"magbay slots | grep -qw {magazine}", timeout=60 * patience())
 
 
 def test_every_wipe_and_file_system(guest: Guest, tmp_path: Path) -> None:
@@ -232,14 +233,14 @@ def test_two_at_once_and_a_disk_that_is_bad(guest: Guest, tmp_path: Path) -> Non
 
 
 def test_older_disks_are_taken_over_untouched(guest: Guest, tmp_path: Path) -> None:
-    """LUKS1 with the key file in slot 1, and a disk that only another key opens."""
+    """LUKS1 with the key file in slot 1."""
     first = Disk.create(tmp_path / "first.raw", 160 * MIB, "P-prep")
     made = prepare(guest, plug(guest, first), "--name own --wipe none --volumes 2")
     fast = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000"
     old = Disk.create(tmp_path / "old.raw", 96 * MIB, "P-old")
     node = plug(guest, old)
     guest.run(
-        f"head -c 40 /dev/urandom > /run/passphrase && head -c 4096 /dev/urandom > /run/other.key\n"
+        f"head -c 40 /dev/urandom > /run/passphrase\n"
         f"cryptsetup luksFormat -q --type luks1 {fast} --key-file /run/passphrase {node}\n"
         f"cryptsetup luksAddKey {fast} --key-file /run/passphrase {node} /etc/magbay/keys/magbay.key\n"
         f"cryptsetup open --key-file /run/passphrase {node} x && mkfs.ext4 -q -L vc0 /dev/mapper/x\n"
@@ -256,7 +257,7 @@ def test_older_disks_are_taken_over_untouched(guest: Guest, tmp_path: Path) -> N
     assert found["notes"] == [] and found["filesystem"] == "ext4"
     again = guest.run(f"magbay magazine import {node}", check=False)
     assert again.rc == 1 and "is magazine vc0 already" in again.stderr
-    guest.wait_for("magbay status | grep -w vc0 | grep -q 'safe to remove'", timeout=40)
+    guest.wait_for("magbay status | grep -w vc0 | grep -q 'safe to remove'", timeout=40 * patience())
     guest.pull(old)
     assert digest(old) == before, "the disk was written to"
     guest.run(f"cryptsetup luksUUID /var/lib/magbay/headers/{found['luks_uuid']}.img")
@@ -270,15 +271,24 @@ def test_older_disks_are_taken_over_untouched(guest: Guest, tmp_path: Path) -> N
     plug(guest, old)
     wait_slots(guest, "vc0")
 
+
+def test_a_disk_that_only_another_key_opens_gets_ours(guest: Guest, tmp_path: Path) -> None:
+    guest.run("magbay key create && head -c 4096 /dev/urandom > /run/other.key", timeout=60 * patience())
+    fast = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000"
     strange = Disk.create(tmp_path / "strange.raw", 64 * MIB, "P-strange")
     node = plug(guest, strange)
     guest.run(
         f"cryptsetup luksFormat -q --type luks2 {fast} --key-file /run/other.key {node}\n"
-        f"cryptsetup open --key-file /run/other.key {node} x && mkfs.ext4 -q /dev/mapper/x && cryptsetup close x"
+        f"cryptsetup open --key-file /run/other.key {node} x && mkfs.ext4 -q /dev/mapper/x && cryptsetup close x",
+        timeout=120 * patience(),
     )
-    guest.run("udevadm settle")
-    refused = guest.run(f"magbay magazine import {node} --name s", check=False)
+    guest.run("udevadm settle", timeout=60 * patience())
+    refused = guest.run(f"magbay magazine import {node} --name s", check=False, timeout=60 * patience())
     assert refused.rc == 1 and "does not open" in refused.stderr and "--key-file" in refused.stderr
-    taken = guest.run(f"magbay magazine import {node} --name s --key-file /run/other.key", check=False)
-    assert taken.rc == 3 and "magbay key add s" in taken.stderr
+    taken = guest.run(
+        f"magbay magazine import {node} --name s --key-file /run/other.key", check=False, timeout=60 * patience()
+    )
+    assert taken.rc == 3 and "magbay key add s --own-key --key-file /run/other.key" in taken.stderr
+    guest.run("magbay key add s --own-key --key-file /run/other.key", timeout=120 * patience())
+    guest.wait_for("magbay status | grep -w s | grep -q mounted", timeout=120 * patience())
     assert guest.run("ls /dev/mapper | grep import", check=False).rc == 1
