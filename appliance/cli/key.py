@@ -13,7 +13,7 @@ from appliance.cli import keysheet, keyslots
 from appliance.cli.output import Output
 from appliance.config.loader import load
 from appliance.config.schema import Config
-from appliance.errors import AwayError, ExitStatus, MagbayError
+from appliance.errors import AwayError, ExitStatus, MagbayError, UsageError
 from appliance.keys import keyfile, rotation
 from appliance.keys.keyfile import Form
 from appliance.magazines import keyring, rekeying
@@ -41,7 +41,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "systemd. The file is of no use on another machine: print the recovery sheet with the key before.",
     )
     for parser in (create, seal):
-        parser.add_argument("--with", dest="sealer", choices=_SEALERS, default="auto", help="what to seal with")
+        parser.add_argument("--with", dest="sealer", choices=_SEALERS, help="what to seal with (default: auto)")
     seal.set_defaults(run=run_seal)
     verbs.add_parser("unseal", help="keep the key as a plain file again").set_defaults(run=run_unseal)
     verbs.add_parser("check", help="which key opens which magazine, and what is to do").set_defaults(run=run_check)
@@ -72,6 +72,8 @@ def all_containers(config: Config) -> tuple[Container, ...]:
 
 def run_create(args: argparse.Namespace, out: Output) -> ExitStatus:
     """The first key."""
+    if args.sealer and not args.sealed:
+        raise UsageError("--with goes with --sealed")
     config = load(args.config)
     path = config.key_file
     kept = keyfile.form(path)
@@ -84,7 +86,7 @@ def run_create(args: argparse.Namespace, out: Output) -> ExitStatus:
         )
     keyfile.ensure(path)
     if args.sealed:
-        _change_form(path, Form.SEALED, args.sealer)
+        _change_form(path, Form.SEALED, args.sealer or "auto")
     _tell(config, out)
     out.line("Keep a copy of it in a safe place: 'magbay key sheet --with-key' prints it.")
     return ExitStatus.DONE
@@ -99,7 +101,7 @@ def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:
 def run_seal(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Plain to sealed."""
     config = load(args.config)
-    _change_form(config.key_file, Form.SEALED, args.sealer)
+    _change_form(config.key_file, Form.SEALED, args.sealer or "auto")
     _tell(config, out)
     return ExitStatus.DONE
 

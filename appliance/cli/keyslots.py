@@ -85,8 +85,7 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def run_add(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Add a slot in the way that was asked for."""
-    if args.key_file and not args.own_key:
-        raise UsageError("--key-file goes with --own-key", hint="The others are permitted by the appliance's key file.")
+    _check_options(args)
     disk, keys = _disk_and_keys(load(args.config), args.magazine)
     before = {slot.number for slot, _ in slots.listing(disk, keys)}
     made = ""
@@ -115,6 +114,16 @@ def run_add(args: argparse.Namespace, out: Output) -> ExitStatus:
         out.line(f"\n    {made}\n\nWrite it down now: it is kept nowhere and not shown again. It is a passphrase,")
         out.line(f"dashes included. 'magbay key test {args.magazine}' checks what you wrote.")
     return ExitStatus.DONE
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what would be ignored."""
+    if args.key_file and not args.own_key:
+        raise UsageError("--key-file goes with --own-key", hint="The others are permitted by the appliance's key file.")
+    if args.source and not (args.passphrase or (args.own_key and not args.key_file)):
+        raise UsageError("--from goes with --passphrase, or with --own-key where a passphrase opens the disk")
+    if args.thumbprint and not args.tang:
+        raise UsageError("--thumbprint goes with --tang")
 
 
 def _permit(args: argparse.Namespace) -> Secret:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from appliance.cli.keyslots import typed_secret
+from appliance.cli.main import main
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import MagbayError, NotFoundError
 from appliance.host.api import BlockDevice, Mount
@@ -112,6 +113,21 @@ def test_an_imported_disk_gets_the_key_of_the_appliance(config: Config, tmp_path
     assert LuksDisk(headers.path_of(config.state_dir, old.uuid), old.uuid).opens(config.key_file)
     with pytest.raises(MagbayError, match="already"):
         slots.add_own_key(container, keys, Secret(b"whatever"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "create --with tpm2",
+        "add m1 --tpm2 --from file",
+        "add m1 --passphrase --thumbprint x",
+        "add m1 --passphrase --key-file file",
+        "add m1 --own-key --key-file file --from other",
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(config: Config, words: str) -> None:
+    assert main(["--config", str(config.state_dir.parent / "magbay.yaml"), "key", *words.split()]) == 2
+    assert not config.key_file.exists()
 
 
 def test_command_lines_of_other_enrollers() -> None:
