@@ -71,8 +71,9 @@ def load_enrolment(path: Path) -> Enrolment:
     return enrolment
 
 
-def compose(path: Path) -> yaml.MappingNode:
-    """The YAML document of *path* as a node tree; an empty file is an empty mapping."""
+def compose(path: Path, missing: str = "Give the configuration with --config FILE.") -> yaml.MappingNode:
+    """The YAML document of *path* as a node tree; an empty file is an empty mapping. *missing* is said when it is not
+    there."""
     where = Where(path)
     try:
         with path.open("rb") as file:
@@ -81,7 +82,7 @@ def compose(path: Path) -> yaml.MappingNode:
         raise ConfigError(f"{path}: {error.strerror}", hint="Run as a user who may read it.") from None
     except OSError as error:
         told = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise ConfigError(f"{path}: {told}", hint="Give the configuration with --config FILE.") from None
+        raise ConfigError(f"{path}: {told}", hint=missing) from None
     if len(data) > _MOST_BYTES:
         raise where.error(None, f"larger than {_MOST_BYTES} bytes")
     try:

@@ -233,8 +233,10 @@ def read(path: Path) -> VchangerFile:
     """What the file *path* says. Raises `ConfigError` with file and line."""
     try:
         data = path.read_bytes()
-    except OSError as error:
+    except PermissionError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint="Run as a user who may read it.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="Name a configuration of vchanger.") from None
     return parse(data, path)
 
 

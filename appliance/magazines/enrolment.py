@@ -73,7 +73,8 @@ def take_over(config: Config, file: Path) -> tuple[list[str], list[str]]:
 
     All or none: raises `ConfigError` for a file that is no such list, `MagbayError` for one that contradicts ours.
     """
-    found: EnrolmentList = Record(EnrolmentList).read(compose(file), Where(file))
+    document = compose(file, "Name a file that 'magbay magazine export' has written.")
+    found: EnrolmentList = Record(EnrolmentList).read(document, Where(file))
     new, known = [], []
     ours = {item.filesystem_uuid: item for item in enrolments(config)}
     for item in found.enrolments:

@@ -29,6 +29,7 @@ from appliance.volumes.reader import Block, Damage, VolumeReader
 from appliance.volumes.sessions import SessionReader
 
 _ELSEWHERE = "Copy it onto a magazine, or name its directory under 'magazines' in the configuration."
+_INSIDE = "Name the volumes, or the directory that they are in; directories below it are not searched."
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,10 @@ def _chosen(config: Config | None, request: ScanRequest, known: Sequence[Magazin
     paths = []
     for path in (*request.paths, *folders):
         if path.is_dir():
-            paths += [path / name for name in inventory.scan(path, {}, ()).volumes]
+            found = [path / name for name in inventory.scan(path, {}, ()).volumes]
+            if not found and path in request.paths:
+                raise NotFoundError(f"no volume is in the directory {path}", hint=_INSIDE)
+            paths += found
         else:
             paths.append(path)
     return list(dict.fromkeys(path.absolute() for path in paths))
@@ -158,7 +162,7 @@ def _ordered(
     found = []
     for path in paths:
         try:
-            if path.exists() and path.stat().st_size == 0:
+            if path.is_file() and path.stat().st_size == 0:
                 continue  # waits for its label
             with VolumeReader(path, keys) as reader:
                 found.append((path, reader.label()))

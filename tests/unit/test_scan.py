@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from appliance.config.schema import Config
-from appliance.errors import AwayError, ExitStatus, UsageError
+from appliance.errors import AwayError, ExitStatus, NotFoundError, UsageError
 from appliance.magazines import attached
 from appliance.storage import plan, saved_files, scanning, searching, source, verify
 from appliance.storage.catalog import Catalog
@@ -350,6 +350,10 @@ def test_what_cannot_be_scanned_is_said(tmp_path: Path, config: Config) -> None:
     assert "its label says m1-0001" in scan(config, stray).errors[0]
     (tmp_path / "no-volume").write_bytes(b"just bytes" * 100)
     assert scan(config, tmp_path / "no-volume").exit_status is ExitStatus.FAILED
+    assert scan(config, Path("/dev/null")).exit_status is ExitStatus.FAILED
+    (tmp_path / "without").mkdir()
+    with pytest.raises(NotFoundError):
+        scan(config, tmp_path / "without")
 
 
 def test_space_runs_out_over_two_magazines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

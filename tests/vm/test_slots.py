@@ -20,7 +20,7 @@ from tests.vm.harness import Frozen, Guest, Tpm, build_package
 from tests.vm.packages import install
 from tests.vm.ready import Ready, enrol_in, make_key, make_magazine, owner_in, patience
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]  # cold boots, under load too
 
 KEY = "/etc/magbay/keys/magbay.key"
 TSS = ("libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64", "libtss2-tcti-device0t64")
