@@ -142,7 +142,8 @@ class Extractor:
             self._lost = self._lost or writeout.trouble
 
     def _no_more(self, error: OSError) -> MagbayError:
-        hint = "What was restored before is kept; make room and run it again."
+        todo = {errno.ENOSPC: "make room", errno.EDQUOT: "make room", errno.EROFS: "give a target that can be written"}
+        hint = f"What was restored before is kept; {todo.get(error.errno or 0, 'look at its disk')} and run it again."
         where = f" ({os.fsdecode(error.filename)} is not whole)" if error.filename else ""
         return MagbayError(f"{self._target.root}: {error.strerror}{where}", hint=hint)
 
