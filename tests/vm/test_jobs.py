@@ -73,9 +73,9 @@ class Jobs:
         found: list[str] = json.loads(self.guest.run(f"magbay --json job show {number}").stdout)["volumes"]
         return found
 
-    def wait(self, name: str, words: str, times: int = 1) -> None:
+    def wait(self, name: str, words: str, times: int = 1, unit: str = "magbay-job") -> None:
         """Until the service of the job has said *words* so many times."""
-        told = f"journalctl -b -u 'magbay-job@{name}.service' -o cat --no-pager"
+        told = f"journalctl -b -u '{unit}@{name}.service' -o cat --no-pager"
         self.guest.wait_for(f"[ $({told} | grep -c {shlex.quote(words)}) -ge {times} ]", timeout=90 * patience())
 
     def moment(self, name: str, words: str) -> float:
@@ -238,3 +238,43 @@ def test_a_job_is_told_when_its_magazine_is_pulled(guest: Guest, tmp_path: Path)
     assert 0 <= gap <= 2.0 * patience()
     jobs.wait("slow", "job [0-9]* failed")
     guest.wait_for("! ls /dev/mapper | grep -q magbay", timeout=60 * patience())
+
+
+@pytest.mark.timeout(1200)
+def test_a_verification_goes_on_when_its_magazine_is_back(guest: Guest, tmp_path: Path) -> None:
+    """The unit is started; the disk is pulled in its middle and plugged again: nothing is read twice but a little."""
+    jobs = Jobs(guest)
+    jobs.configure(tmp_path, "  big: {paths: [/srv/big]}\n", "m1")
+    (m1,) = jobs.magazines
+    jobs.plug(m1)
+    guest.run("systemctl start magbay-job@big")
+    jobs.wait("big", "job [0-9]* done")
+    assert len(jobs.volumes("big")) == 3
+    # Slow enough to be pulled in its middle, and not ten minutes between two attempts; all else is the unit as it is.
+    lines = ("[Service]", "ExecStart=", "ExecStart=/usr/bin/magbay verify --magazine %I --rate 200kB", "RestartSec=5")
+    place = "/etc/systemd/system/magbay-verify@.service.d"
+    guest.run(f"mkdir -p {place}")
+    guest.put(f"{place}/slow.conf", "\n".join(lines).encode())
+    guest.run("systemctl daemon-reload && systemctl enable --now magbay-verify@m1.timer", timeout=120)
+    assert guest.run("systemctl show -P NextElapseUSecRealtime magbay-verify@m1.timer").stdout.strip()
+
+    guest.run("systemctl start magbay-verify@m1.service", timeout=120)
+    one_done = "tr -d ' \\n' < $(ls /var/lib/magbay/scrubs/*.json) | grep -q '\"done\":{\"m1-0001\"'"
+    guest.wait_for(one_done, timeout=180 * patience())
+    guest.pull(m1.disk)
+    jobs.wait(
+        "m1", "magazine m1 was interrupted: it goes on at address [0-9]* of volume m1-000[23]", unit="magbay-verify"
+    )
+    guest.wait_for("[ $(systemctl show -P ExecMainStatus magbay-verify@m1) = 75 ]", timeout=60 * patience())
+    kept = json.loads(guest.run("cat /var/lib/magbay/scrubs/*.json").stdout)["round"]
+    assert "m1-0001" in kept["done"] and kept["volume"] in ("m1-0002", "m1-0003")
+
+    guest.wait_for("! ls /dev/mapper | grep -q magbay", timeout=60 * patience())
+    jobs.plug(m1)
+    jobs.wait("m1", f"verifying goes on at address {kept['address']} of volume {kept['volume']}", unit="magbay-verify")
+    guest.wait_for("[ $(systemctl show -P ActiveState magbay-verify@m1) = inactive ]", timeout=180 * patience())
+    assert guest.run("systemctl show -P Result magbay-verify@m1").stdout.strip() == "success"
+    shown = json.loads(guest.run("magbay --json magazine show m1").stdout)["verified"]
+    # Of the file that was open the blocks alone are checked where it began on another volume (docs/engine.md).
+    assert (shown["errors"], shown["resumes_at"]) == (0, None) and shown["files"] in (3, 4)
+    assert shown["bytes"] < 17_000_000, "more than the file that was open was read twice"
