@@ -13,7 +13,9 @@ from appliance.host.api import Host
 _SOON = 1.0  # seconds until the next look while something is on its way
 _LATEST = 15.0  # seconds until the next look without any hint; well below WatchdogSec of the units
 _SETTLE = 0.02  # seconds at least in which a burst of hints becomes one look
-_MOST_SETTLE = 0.5
+_MOST_SETTLE = 1.0
+_SHARE = 0.1  # of a processor that looking may take in the long run
+_PURSE = 1.0  # seconds of a processor that looking may take at once
 
 
 class Wakeup:
@@ -34,6 +36,24 @@ class Wakeup:
         except TimeoutError:
             pass
         self._event.clear()
+
+
+class Pace:
+    """How long hints are gathered before the next look.
+
+    A look after each hint is quickest for one disk. A dock full of disks gives hints without end, and opening the disks
+    needs the processors more than looking at them: then looking takes a tenth of one processor.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._spent, self._then = 0.0, now
+
+    def settle(self, computed: float, now: float) -> float:
+        """Seconds to gather, at *now* (seconds of a monotonic clock), after a look that took *computed* seconds of a
+        processor."""
+        self._spent = max(0.0, self._spent - _SHARE * (now - self._then)) + computed
+        self._then = now
+        return min(max(_SETTLE, (self._spent - _PURSE) / _SHARE), _MOST_SETTLE)
 
 
 class Complaints:
@@ -57,8 +77,6 @@ async def serve(
     """Call *look* now, after every hint and at least every 15 s, until SIGTERM or cancellation; *reload* between two
     looks, after SIGHUP.
 
-    When a dock full of disks is plugged, hints come without end: looking takes half of a processor at most.
-
     Raises `MagbayError` when the bus is lost: the service manager starts the agent anew, with a new connection.
     """
     loop = asyncio.get_running_loop()
@@ -80,11 +98,11 @@ async def serve(
     lost = asyncio.ensure_future(host.bus.closed())
     lost.add_done_callback(lambda _done: wakeup.set())
     try:
-        soon, computed = await look(), 0.0
+        soon, settle, pace = await look(), _SETTLE, Pace(time.monotonic())
         host.notify.ready()
         while not stopping:
             host.notify.alive()
-            await wakeup.wait(_SOON if soon else _LATEST, min(max(_SETTLE, computed), _MOST_SETTLE))
+            await wakeup.wait(_SOON if soon else _LATEST, settle)
             if lost.done():
                 raise MagbayError("the system bus closed the connection", hint="systemd starts the agent anew.")
             if reloading:
@@ -96,7 +114,7 @@ async def serve(
             elif not stopping:
                 began = time.process_time()
                 soon = await look()
-                computed = time.process_time() - began
+                settle = pace.settle(time.process_time() - began, time.monotonic())
         host.notify.stopping()
     finally:
         lost.cancel()
