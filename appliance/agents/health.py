@@ -20,8 +20,9 @@ ANSWERS = Path("/run/magbay-health")
 _AGAIN = 6 * 3600.0  # seconds until a disk that stays in its bay is read again
 _PATIENCE = 60.0  # seconds until a disk that has not answered counts as one that does not
 _AT_ONCE = 4  # requests to the service manager that are under way
-_CROWD = 2  # disks on their way to being mounted, from which on opening them comes first
-_LATEST = 30.0  # seconds that a disk waits at most for its turn in a crowd
+_CROWD = 2  # disks that are new or on their way to being mounted; with more of them opening comes first
+_NEW = 10.0  # seconds since it was seen first in which a disk counts as new: others may follow
+_LATEST = 180.0  # seconds that a disk waits at most for its turn in a crowd
 _RESTING = (State.EJECTING, State.SAFE)
 _HINT = "Its volumes can still be read: copy them, and replace the disk."
 
@@ -43,7 +44,7 @@ class HealthWatch:
     def taken_in(self, reports: Iterable[DiskReport]) -> tuple[DiskReport, ...]:
         """*reports* with the health of their disks. What is failing is read-only, and says why."""
         found, everything = [], tuple(reports)
-        crowded = sum(report.busy for report in everything if report.magazine) > _CROWD
+        crowded = self._arriving(everything) > _CROWD
         for report in everything:
             if not report.magazine or not report.filesystem_uuid or not report.sequence:
                 found.append(report)
@@ -59,6 +60,15 @@ class HealthWatch:
             self._known.pop(number, None)
         self._told = {item for item in self._told if item[0] in here}
         return tuple(found)
+
+    def _arriving(self, reports: Iterable[DiskReport]) -> int:
+        """How many magazines are new in their bay or on their way to being mounted."""
+        now = self._host.clock.now()
+        return sum(
+            report.busy or 0 <= now - self._seen.get(report.sequence, now) < _NEW
+            for report in reports
+            if report.filesystem_uuid and report.sequence
+        )
 
     def _ask(self, report: DiskReport, *, crowded: bool) -> None:
         number, now = report.sequence, self._host.clock.now()
@@ -107,8 +117,9 @@ class HealthWatch:
 
     def _applied(self, report: DiskReport, health: Health) -> DiskReport:
         marker = self._markers / report.filesystem_uuid
-        since = self._asked.get(report.sequence, self._seen[report.sequence])
-        if report.sequence not in self._known and self._host.clock.now() - since < _PATIENCE:
+        asked = self._asked.get(report.sequence)
+        waiting = asked is None or self._host.clock.now() - asked < _PATIENCE
+        if report.sequence not in self._known and waiting:
             # No answer yet: what was failing at its last stay still counts as that.
             refused, reason = marker.exists(), "only for reading until its health is known: the disk was failing"
         else:

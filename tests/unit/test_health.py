@@ -274,10 +274,19 @@ def test_the_agent_asks_once_a_plug_and_not_for_strangers(config: Config, tmp_pa
         again.taken_in(crowd)
         await asyncio.sleep(0)
         assert len(started) == 2
-        bay.host.clock.time += 31  # type: ignore[attr-defined]
+        bay.host.clock.time += 181  # type: ignore[attr-defined]
         again.taken_in(crowd)
         await asyncio.sleep(0.01)
         assert len(started) == 6
+        # Those that are mounted at once wait, too: others may follow.
+        quick = [replace(report, sequence=n) for n in range(30, 33)]
+        again.taken_in(quick)
+        await asyncio.sleep(0.01)
+        assert len(started) == 6
+        bay.host.clock.time += 11  # type: ignore[attr-defined]
+        again.taken_in(quick)
+        await asyncio.sleep(0.01)
+        assert len(started) == 9
 
     asyncio.run(story())
 
