@@ -11,7 +11,7 @@ from pathlib import Path
 from appliance.changer import drives, plain, slotmap
 from appliance.changer import transfer as moving
 from appliance.changer.lock import lock
-from appliance.changer.look import Look, home, look, reachable, recall, remember
+from appliance.changer.look import Look, Seen, home, look, reachable, recall, remember
 from appliance.changer.report import Report, Slot
 from appliance.changer.slotmap import Key, SlotMap
 from appliance.changer.view import PUBLISHED, Entry, Presence, Stamps, View, stamp
@@ -34,6 +34,7 @@ class Changer:
         self._config, self._source, self._stamps = config, source, stamps
         self._offered = ""
         self._attached: dict[str, str] = {}
+        self._magazines: tuple[Magazine, ...] = ()  # of the last refresh
 
     @classmethod
     def open(cls, path: Path) -> Changer:
@@ -59,7 +60,7 @@ class Changer:
         with self._locked():
             view, report = self._refresh(thorough)
             holders = view.holders()
-        protected = {magazine.name for magazine in self._known() if _is_protected(magazine)}
+        protected = {magazine.name for magazine in self._magazines if _is_protected(magazine)}
         return tuple(_slot(entry, holders, protected) for entry in view.entries), report
 
     def view(self) -> View:
@@ -152,16 +153,16 @@ class Changer:
             (str(config.run_dir / MEDIA_ANSWER), stamp(str(config.run_dir / MEDIA_ANSWER))),
             (str(config.enrolment_dir), stamp(str(config.enrolment_dir), settled=True)),
         ]
-        magazines = self._known()
-        old_map = slotmap.read(map_path)
-        seen = look(config, magazines, old_map, recall(config.run_dir), thorough)
+        magazines = self._magazines = self._known()
+        old_map, before = slotmap.read(map_path), recall(config.run_dir)
+        seen = look(config, magazines, old_map, before, thorough)
         slot_map, left, unsaved = self._place(seen, old_map, map_path)
         view = self._view(seen, slot_map)
         # The drives of a magazine that cannot be read stay: it may be on its way out, or come back.
         keep = {entry.path for entry in view.entries if entry.path}
         emptied = drives.sweep(view.drive_dir, view.drives, keep)
         view.stamps = [*stamps, *seen.stamps, (str(map_path), stamp(str(map_path)))]
-        self._publish(view, seen, complete=not (view.unreadable or unsaved))
+        self._publish(view, seen, before, complete=not (view.unreadable or unsaved))
         return view, self._report(seen, view, slot_map, emptied, left, unsaved)
 
     def _known(self) -> tuple[Magazine, ...]:
@@ -232,11 +233,12 @@ class Changer:
         view.listed = min(changer.drives, changer.drives_listed or changer.drives)
         return view
 
-    def _publish(self, view: View, seen: Look, complete: bool) -> None:
+    def _publish(self, view: View, seen: Look, before: Mapping[str, Seen], complete: bool) -> None:
         # A caller that may not publish only costs the next one the time to look for itself.
         with contextlib.suppress(PermissionError):
             drives.make_directory(view.drive_dir)
-            remember(self._config.run_dir, seen.seen)
+            if seen.seen != before:
+                remember(self._config.run_dir, seen.seen)
             if self._stamps is not None and complete:
                 view.stamps = [*self._stamps, *view.stamps]
                 data = json.dumps(view.document(), separators=(",", ":")).encode()
