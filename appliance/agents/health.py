@@ -10,6 +10,7 @@ from pathlib import Path
 from appliance.config.schema import Config
 from appliance.errors import MagbayError
 from appliance.host.api import Host
+from appliance.host.files import names_in
 from appliance.magazines.health import UNKNOWN, Condition, FirstSeen, Health, judge, parse
 from appliance.magazines.media import READ_ONLY
 from appliance.magazines.reports import DiskReport
@@ -44,7 +45,7 @@ class HealthWatch:
     def taken_in(self, reports: Iterable[DiskReport]) -> tuple[DiskReport, ...]:
         """*reports* with the health of their disks. What is failing is read-only, and says why."""
         found, everything = [], tuple(reports)
-        crowded = self._arriving(everything) > _CROWD
+        crowded, markers = self._arriving(everything) > _CROWD, names_in(self._markers)
         for report in everything:
             if not report.magazine or not report.filesystem_uuid or not report.sequence:
                 found.append(report)
@@ -52,7 +53,7 @@ class HealthWatch:
             self._ask(report, crowded=crowded)
             health = self._of(report)
             self._tell(report, health)
-            found.append(self._applied(report, health))
+            found.append(self._applied(report, health, marked=report.filesystem_uuid in markers))
         here = {report.sequence for report in found}
         for number in set(self._seen) - here:
             del self._seen[number]
@@ -115,21 +116,21 @@ class HealthWatch:
         self._known[report.sequence] = (mark, health)
         return health
 
-    def _applied(self, report: DiskReport, health: Health) -> DiskReport:
-        marker = self._markers / report.filesystem_uuid
+    def _applied(self, report: DiskReport, health: Health, *, marked: bool) -> DiskReport:
+        """*report* with *health*, and the marker for autofs as it follows from that; *marked*: there is one."""
         asked = self._asked.get(report.sequence)
         waiting = asked is None or self._host.clock.now() - asked < _PATIENCE
         if report.sequence not in self._known and waiting:
             # No answer yet: what was failing at its last stay still counts as that.
-            refused, reason = marker.exists(), "only for reading until its health is known: the disk was failing"
+            refused, reason = marked, "only for reading until its health is known: the disk was failing"
         else:
             refused = health.condition is Condition.FAILING and self.config.health.refuse_failing
             reason = f"only for reading, the disk is failing: {health.reason}"
-            if refused:
-                marker.parent.mkdir(exist_ok=True)
-                marker.touch()
-            else:
-                marker.unlink(missing_ok=True)
+            if refused and not marked:
+                self._markers.mkdir(exist_ok=True)
+                (self._markers / report.filesystem_uuid).touch()
+            elif marked and not refused:
+                (self._markers / report.filesystem_uuid).unlink(missing_ok=True)
         if not refused or report.state is State.FAILED:
             return dataclasses.replace(report, health=health)
         return dataclasses.replace(

@@ -19,6 +19,14 @@ from typing import BinaryIO
 _LOOK = 0.1  # seconds between two looks at a lock that another holds
 
 
+def names_in(folder: Path) -> frozenset[str]:
+    """Names of what is in *folder*; none when it is not there. Raises `OSError`."""
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return frozenset()
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o640, durable: bool = True, adopted: bool = True) -> None:
     """Replace *path* by *data* (bytes), see `replacing`. Raises `OSError`."""
     with replacing(path, mode=mode, durable=durable, adopted=adopted) as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import AwayError, ConfigError, MagbayError, NotFoundError
@@ -87,8 +88,7 @@ class Media:
         luks = enrolment.luks_uuid
         stay = self._stays.of(luks, disk.device.sequence)
         options, _, checked = self._host.answers.text(f"{luks}.check").strip().partition("\n")
-        failing = (self.config.run_dir / READ_ONLY / enrolment.filesystem_uuid).exists()
-        read_only = _read_only(disk, options, checked, failing=failing)
+        read_only = _read_only(disk, options, checked, self.config.run_dir / READ_ONLY)
         facts = self._facts(disk, stay, units, read_only, checked=bool(options))
         verdict = observe(facts)
         step = next_step(verdict.state, facts)
@@ -233,12 +233,18 @@ def _note(retry: Retry, unit: UnitState, now: float) -> None:
         retry.failed(now)
 
 
-def _read_only(disk: Disk, options: str, checked: str, *, failing: bool) -> str:
-    """Why nothing may be written on the disk; empty when it may. *failing*: it is mounted so because of its health."""
+def _read_only(disk: Disk, options: str, checked: str, failing: Path) -> str:
+    """Why nothing may be written on the disk; empty when it may. *failing*: the folder with a marker for each that is
+    mounted so because of its health."""
     if disk.device.read_only:
         return "the disk is write-protected"
     if options and options.split(",")[0] != "rw":
         return checked
-    if disk.mount is not None and disk.mount.read_only and not failing:
+    if (
+        disk.mount is not None
+        and disk.mount.read_only
+        and disk.enrolment is not None
+        and not (failing / disk.enrolment.filesystem_uuid).exists()
+    ):
         return "the kernel takes no more data for it, as after an error; eject and replug it, then it is checked"
     return ""

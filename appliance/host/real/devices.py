@@ -1,5 +1,8 @@
 """Block devices through udev."""
 
+# pathlib is slow, and what is here is done for each device at each look.
+# ruff: noqa: PTH116, PTH208
+
 from __future__ import annotations
 
 import asyncio
@@ -34,21 +37,23 @@ class Marks:
     """
 
     def __init__(self, devices: Path = Path("/sys/class/block"), database: Path = Path("/run/udev/data")) -> None:
-        self._devices, self._database = devices, database
+        # Words rather than paths: these are looked at more often than anything else, and making a path of them takes
+        # longer than the system call.
+        self._devices, self._database = str(devices), str(database)
         self._numbers: dict[str, tuple[int, str]] = {}  # name to inode and major:minor
 
     def names(self) -> list[str]:
         """Kernel names of all block devices. Raises `OSError`."""
-        return sorted(path.name for path in self._devices.iterdir())
+        return sorted(os.listdir(self._devices))
 
     def mark(self, name: str) -> tuple[int, ...] | None:
         """A mark of the device *name* that changes with it; None when it cannot be told whether it has changed."""
         try:
-            inode = (self._devices / name).stat().st_ino
+            inode = os.stat(f"{self._devices}/{name}").st_ino
             known = self._numbers.get(name)
             if known is None or known[0] != inode:
-                known = self._numbers[name] = (inode, (self._devices / name / "dev").read_text().strip())
-            entry = (self._database / f"b{known[1]}").stat()
+                known = self._numbers[name] = (inode, Path(self._devices, name, "dev").read_text().strip())
+            entry = os.stat(f"{self._database}/b{known[1]}")
             return inode, entry.st_ino, entry.st_mtime_ns, entry.st_size
         except OSError:
             return None
