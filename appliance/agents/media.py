@@ -49,7 +49,7 @@ class MediaAgent:
     async def run(self) -> None:
         """Serve until cancelled."""
         host, bus = self._host, self._host.bus
-        host.devices.start(self._wakeup.set)
+        host.devices.start(self._wakeup.set, self._wakeup.hurry)
         host.mounts.start(self._wakeup.set)
         await host.units.start(self._wakeup.set)
         bus.export(ROOT, self._interface())
@@ -101,14 +101,17 @@ class MediaAgent:
     def _interface(self) -> Interface:
         async def eject(name: str) -> Sequence[Any]:
             self.media.eject(name)
+            self._wakeup.hurry()
             return ()
 
         async def undo_eject(name: str) -> Sequence[Any]:
             self.media.eject(name, wanted=False)
+            self._wakeup.hurry()
             return ()
 
         async def rescan() -> Sequence[Any]:
             self.media.retry()
+            self._wakeup.hurry()
             return ()
 
         return Interface(

@@ -39,7 +39,9 @@ class BlockDevice:
 class Devices(Protocol):
     """Block devices (udev)."""
 
-    def start(self, wake: Wake) -> None: ...
+    def start(self, wake: Wake, gone: Wake) -> None:
+        """Call *wake* after every event, and *gone* after it when a device has gone."""
+        ...
 
     def enumerate(self) -> tuple[BlockDevice, ...]: ...
 

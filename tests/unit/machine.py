@@ -15,7 +15,7 @@ class Machine:
     devices: tuple[BlockDevice, ...]
     mounts: tuple[Mount, ...] = ()
 
-    def start(self, wake: object) -> None: ...
+    def start(self, wake: object, gone: object = None) -> None: ...
 
     def enumerate(self) -> tuple[BlockDevice, ...]:
         return self.devices

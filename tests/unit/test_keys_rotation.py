@@ -35,7 +35,7 @@ class Dock:
         self.config = config
         self.disks: list[BlockDevice] = []
 
-    def start(self, wake: object) -> None: ...
+    def start(self, wake: object, gone: object = None) -> None: ...
 
     def enumerate(self) -> tuple[BlockDevice, ...]:
         return tuple(self.disks)

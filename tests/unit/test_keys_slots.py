@@ -238,7 +238,7 @@ class Machine:
     def __init__(self, *devices: BlockDevice, mounts: tuple[Mount, ...] = ()) -> None:
         self.devices, self.mounts = devices, mounts
 
-    def start(self, wake: object) -> None: ...
+    def start(self, wake: object, gone: object = None) -> None: ...
 
     def enumerate(self) -> tuple[BlockDevice, ...]:
         return self.devices

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from appliance.agents.loop import Pace
+from appliance.agents.loop import Pace, Wakeup
+from appliance.host.real.devices import is_removal
 
 
 def _looks(cost: float, seconds: float) -> list[float]:
@@ -34,3 +37,33 @@ def test_a_quiet_time_pays_the_debt_off() -> None:
         pace.settle(0.5, float(second))
     assert pace.settle(0.5, 20.0) == 1.0
     assert pace.settle(0.01, 200.0) == 0.02
+
+
+def test_hints_are_gathered_unless_somebody_waits() -> None:
+    async def story() -> None:
+        wakeup = Wakeup()
+        wakeup.set()
+        gathering = asyncio.create_task(wakeup.wait(3600, settle=3600, hurried=0))
+        for _ in range(100):
+            await asyncio.sleep(0)
+            wakeup.set()
+        assert not gathering.done()
+        wakeup.hurry()
+        await asyncio.wait_for(gathering, 60)
+        # What comes while the agent looks is not lost, and not taken for new a second time.
+        wakeup.hurry()
+        await asyncio.wait_for(wakeup.wait(3600, settle=3600, hurried=0), 60)
+        again = asyncio.create_task(wakeup.wait(3600))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not again.done()
+        again.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_pull_is_seen_in_the_message_of_udev() -> None:
+    head = b"libudev\0\xfe\xed\xca\xfe\x28\0\0\0\x28\0\0\0" + bytes(20)
+    words = b"DEVPATH=/devices/pci0000:00/0000:00:04.0/block/sdb\0SUBSYSTEM=block\0SEQNUM=4093\0"
+    assert is_removal(head + b"ACTION=remove\0" + words)
+    assert not is_removal(head + b"ACTION=change\0" + words)

@@ -29,6 +29,11 @@ def _decode(text: str) -> str:
     return raw.decode("utf-8", "surrogateescape").strip()
 
 
+def is_removal(message: bytes) -> bool:
+    """Whether *message* of udev's monitor says that a device has gone (a head, then `KEY=value` with NULs between)."""
+    return b"ACTION=remove\0" in message
+
+
 class Marks:
     """Tells cheaply whether udev has said anything new of a device: a dock full of disks is looked at after each event.
 
@@ -60,8 +65,8 @@ class Marks:
 
 
 class UdevDevices:
-    """Enumeration and hints. The descriptor is used in the event loop; its messages are thrown away unread:
-    an event says only that something changed, and an overflow (ENOBUFS) says the same."""
+    """Enumeration and hints. The descriptor is used in the event loop; its messages are thrown away: an
+    event says only that something changed, or at most that it is urgent, and an overflow (ENOBUFS) says the same."""
 
     def __init__(self) -> None:
         self._context = pyudev.Context()
@@ -70,8 +75,8 @@ class UdevDevices:
         self._marks = Marks()
         self._known: dict[str, tuple[tuple[int, ...], BlockDevice]] = {}
 
-    def start(self, wake: Wake) -> None:
-        """Call *wake* after every event of a block device."""
+    def start(self, wake: Wake, gone: Wake) -> None:
+        """Call *wake* after events of block devices, and *gone* when one of them was that a device has gone."""
         monitor = pyudev.Monitor.from_netlink(self._context)
         monitor.filter_by("block")
         monitor.start()
@@ -82,14 +87,17 @@ class UdevDevices:
         events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
         def drain() -> None:
+            removed = False
             for _ in range(_MOST_EVENTS):
                 try:
-                    events.recv(65536, socket.MSG_DONTWAIT)
+                    removed = is_removal(events.recv(65536, socket.MSG_DONTWAIT)) or removed
                 except BlockingIOError:
                     break
                 except OSError:
                     continue  # ENOBUFS: events were lost; the fresh enumeration that follows does not need them
             wake()
+            if removed:
+                gone()
 
         asyncio.get_running_loop().add_reader(events.fileno(), drain)
 

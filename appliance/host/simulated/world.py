@@ -63,14 +63,17 @@ class World:
     drop_events: bool = False
     _sequence: int = 0
     _wakes: list[Wake] = field(default_factory=list)
+    _gone: list[Wake] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.units = SimulatedUnits(self)
         self.mount_dir.mkdir(parents=True, exist_ok=True)
 
-    def start(self, wake: Wake) -> None:
-        """Call *wake* at changes (as devices and as mounts)."""
+    def start(self, wake: Wake, gone: Wake | None = None) -> None:
+        """Call *wake* at changes (as devices and as mounts), *gone* when a disk is pulled."""
         self._wakes.append(wake)
+        if gone:
+            self._gone.append(gone)
 
     def hint(self) -> None:
         """Raise the events of a change, unless they get lost."""
@@ -96,6 +99,9 @@ class World:
                 disk.dirty = disk.dirty or disk.filesystem_uuid in self.mounted
                 self.units.device_gone(disk)
         self.hint()
+        if not self.drop_events:
+            for gone in self._gone:
+                gone()
 
     # What the kernel shows ----------------------------------------------------------------------------------
 
