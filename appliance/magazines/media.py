@@ -26,6 +26,10 @@ from appliance.magazines.stays import Retry, Stay, Stays, stays_folder
 _UNITS = ("magbay-unlock@*", "magbay-check@*", "magbay-eject@*", "magbay-lists@*")
 # Markers of the magazines that autofs is to mount for reading only because of their health, below run_dir.
 READ_ONLY = "read-only"
+# Containers that are opened at the same time: with two dozen the first would be open when the last is, and on a slow
+# machine later than their units may take. One that takes long gives its place away.
+_AT_ONCE = 4
+_PLACE = 10.0  # seconds
 _STUCK_AFTER = 15.0  # seconds that a unit may claim to have opened a container that is not there
 _ABSENT = UnitState()
 # States from which more follows soon, without an event that one could count on.
@@ -37,10 +41,12 @@ Units = Mapping[str, UnitState]
 class Media:
     """Reconciles disks. Raises nothing for trouble with a disk: that is a state of the disk."""
 
-    def __init__(self, config: Config, host: Host, wake: Wake) -> None:
-        self.config, self._host, self._wake = config, host, wake
+    def __init__(self, config: Config, host: Host, wake: Wake, at_once: int = _AT_ONCE) -> None:
+        """*at_once*: how many containers are opened at the same time."""
+        self.config, self._host, self._wake, self._at_once = config, host, wake, at_once
         self._stays = Stays(stays_folder(config.run_dir))
         self.damaged: tuple[ConfigError, ...] = ()  # what the last reconcile could not read of the enrolments
+        self._opening = 0  # containers that are being opened
 
     async def reconcile(self) -> tuple[DiskReport, ...]:
         """Look, decide, ask for one step for each disk; gives what to publish.
@@ -56,6 +62,11 @@ class Media:
         here = {disk.enrolment.luks_uuid for disk in disks if disk.enrolment}
         away = [enrolment for enrolment in ours if enrolment.luks_uuid not in here]
         self._stays.forget_others(here)
+        now = self._host.clock.now()
+        self._opening = sum(
+            units.get(unlock_unit(luks), _ABSENT).active == "activating" and 0 <= now - stay.unlocking < _PLACE
+            for luks, stay in self._stays.items()
+        )
         # Asked for all at once: each step waits for the service manager and for polkit.
         return tuple(
             await asyncio.gather(
@@ -171,7 +182,10 @@ class Media:
     async def _take(self, step: Step, enrolment: Enrolment, stay: Stay, facts: Facts) -> None:
         units, luks = self._host.units, enrolment.luks_uuid
         if step is Step.UNLOCK:
-            stay.attempted = True
+            if self._opening >= self._at_once:
+                return  # its turn comes with a later look, which the end of another one's brings
+            self._opening += 1
+            stay.attempted, stay.unlocking = True, self._host.clock.now()
             stay.unlocks.begun()
             await units.start_unit(unlock_unit(luks))
         elif step is Step.CHECK:

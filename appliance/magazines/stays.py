@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,12 +55,14 @@ class Retry:
 
 @dataclass
 class Stay:
-    """One disk in one bay. *eject*: somebody asked for it. *was_mounted*: since its container was opened."""
+    """One disk in one bay. *eject*: somebody asked for it. *was_mounted*: since its container was opened. *unlocking*:
+    when opening it was asked for last (Unix seconds)."""
 
     sequence: int
     eject: bool = False
     was_mounted: bool = False
     attempted: bool = False
+    unlocking: float = 0.0
     mount_error: str = ""
     stuck_since: float = 0.0
     mounting: asyncio.Task[None] | None = None
@@ -97,6 +100,10 @@ class Stays:
     def get(self, luks_uuid: str) -> Stay | None:
         """The stay of the disk, if it is here."""
         return self._stays.get(luks_uuid)
+
+    def items(self) -> Iterable[tuple[str, Stay]]:
+        """All of them, by LUKS UUID."""
+        return self._stays.items()
 
     def of(self, luks_uuid: str, sequence: int) -> Stay:
         """The stay of the disk that was plugged as *sequence*: remembered, read from its file, or new."""

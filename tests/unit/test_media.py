@@ -520,3 +520,30 @@ def test_a_hook_becomes_its_command(config: Config, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "failed m1 lamp\n"), done.stderr
     for what, status in (("arrived/m1", 4), ("dance/m1", 2), ("failed", 2)):
         assert subprocess.run([*command, what], capture_output=True).returncode == status
+
+
+def test_a_few_containers_are_opened_at_a_time(config: Config, house: Callable[[], House]) -> None:
+    """All are opened in the end; one that does not end holds its place for a while only."""
+
+    async def story() -> None:
+        h = house()
+        h.world.units.at_once = False
+        for number in range(1, 13):
+            h.world.plug(disk(config, number))
+        for _ in range(4):
+            states = await h.look()
+        opening = [name for name, state in states.items() if state is State.UNLOCKING]
+        assert len(opening) == 4
+        h.world.units.run_jobs(1)
+        states = {name: state for name, state in (await h.look()).items() if state is not State.LOCKED}
+        assert sum(state is not State.UNLOCKING for state in states.values()) == 1, "the next one's turn"
+        assert len(h.world.units._jobs) == 4 + 1, "with the check of the first"
+        h.host.clock.time += 11  # type: ignore[attr-defined]
+        await h.look()
+        assert sum(unit.startswith("magbay-unlock@") for _verb, unit in h.world.units._jobs) == 8
+        for _ in range(20):
+            h.world.units.run_jobs()
+            states = await h.settle()
+        assert set(states.values()) == {State.MOUNTED}
+
+    asyncio.run(story())

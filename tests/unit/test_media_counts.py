@@ -125,7 +125,8 @@ class Bench:
         return MediaAgent(self.config, replace(self.host, **parts))
 
     def media(self) -> Media:
-        return Media(self.config, self.host, lambda: None)
+        """All disks go the same way at the same time."""
+        return Media(self.config, self.host, lambda: None, at_once=len(self.disks))
 
     async def settled(self, media: Media, wanted: Callable[[dict[str, State]], bool]) -> dict[str, State]:
         """Looks until the states are as *wanted* and stay so."""

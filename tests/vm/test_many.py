@@ -77,7 +77,7 @@ def _all_in_their_slots(guest: Guest, began: float) -> float:
     end = time.monotonic() + limit
     while (found := guest.run("cat /run/ready", check=False)).rc != 0:
         assert time.monotonic() < end, f"not ready after {limit:.0f} s"
-        time.sleep(4)
+        time.sleep(10)
     return float(found.stdout) - began
 
 
