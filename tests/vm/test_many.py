@@ -17,7 +17,7 @@ from tests.vm.ready import Ready, enrol_in, make_key, make_magazine, owner_in, p
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 _COUNT = 24
-# 24 s where nobody else uses the host, in its two emulated CPUs; beside another guest twice that. What the bare way takes
+# 24 s where nobody else uses the host, in two emulated CPUs; beside another guest twice that. What the bare way takes
 # is told, and not asserted: the two are not measured at the same moment.
 _SECONDS = 100.0
 
