@@ -56,8 +56,8 @@ class ListKeeper:
                 await self._one(report, mount)
         here = {report.filesystem_uuid for report in open_}
         self._quiet = {uuid: since for uuid, since in self._quiet.items() if uuid in here}
-        marked = {report.filesystem_uuid for report in reports if report.filesystem_uuid}
-        self._compared = {uuid: count for uuid, count in self._compared.items() if uuid in marked}
+        in_bays = {report.filesystem_uuid for report in reports if report.filesystem_uuid}
+        self._compared = {uuid: count for uuid, count in self._compared.items() if uuid in in_bays}
         self._retries = {uuid: retry for uuid, retry in self._retries.items() if unlisted.marked(self.config, uuid)}
 
     async def _one(self, report: DiskReport, mount: Mount) -> None:

@@ -170,7 +170,7 @@ def _finish(todo: Plan, config: Config, out: Output, pool: str, count: int) -> l
         wait_for(config, todo.name, ("mounted", "idle"), _READY_WITHIN, lambda disk: out.line(f"  {disk['state']}"))
         directory = find(config, todo.name).path
         assert directory is not None  # `find` gives attached magazines only
-        fill(
+        names = fill(
             config,
             magazine=todo.name,
             pool=pool,
@@ -182,4 +182,4 @@ def _finish(todo: Plan, config: Config, out: Output, pool: str, count: int) -> l
     except MagbayError as error:
         error.hint = f"{error.hint} The magazine is enrolled; the same command creates its volumes.".strip()
         raise
-    return leaflet.volumes(directory)
+    return names

@@ -55,11 +55,10 @@ class FileWriter:
         """Write the waiting rows (durable with the next durable commit)."""
         if not self._waiting:
             return
-        if not self._catalog.may_break:
-            self._catalog.attempt(lambda db: self._write(db, self._waiting, again=self._again), durable=False)
-        else:
-            durable = len(self._unsure) + 1 >= _DURABLE
-            self._catalog.attempt(lambda db: self._write(db, self._waiting, again=self._again), durable=durable)
+        may_break = self._catalog.may_break
+        durable = may_break and len(self._unsure) + 1 >= _DURABLE
+        self._catalog.attempt(lambda db: self._write(db, self._waiting, again=self._again), durable=durable)
+        if may_break:
             self._unsure = [] if durable else [*self._unsure, self._waiting]
         self._waiting = []
 

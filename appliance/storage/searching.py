@@ -58,12 +58,12 @@ def found(
 ) -> Iterator[SavedFile]:
     """The newest versions in the jobs of *chain* of what *globs* match, and of some more; each once."""
     jobs = [job.job_id for job in chain]
-    roots = {os.fsencode(root) for glob in globs if (root := _root(glob))}
+    roots = [os.fsencode(root) for glob in globs if (root := _root(glob))]
     names = [name for glob in globs if (name := _Name.of(glob))]
-    if globs and len([glob for glob in globs if _root(glob)]) + len(names) == len(globs):
+    if globs and len(roots) + len(names) == len(globs):  # no pattern has both
         folders = _folders(catalog, names)
         if folders is not None:
-            yield from _looked_up(catalog, jobs, roots | folders, names)
+            yield from _looked_up(catalog, jobs, folders.union(roots), names)
             return
     yield from _all(catalog, chain, globs, told)
 
