@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 
 from appliance.storage import saved_files
 from appliance.storage.model import SavedFile
@@ -10,20 +11,22 @@ from appliance.storage.reading import Hash, new_hash
 from appliance.storage.saved_files import text
 from appliance.volumes.attributes import FileType
 from appliance.volumes.compression import decode
-from appliance.volumes.errors import VolumeError
+from appliance.volumes.errors import UnsupportedError, VolumeError
 from appliance.volumes.events import Data, FileEntry
 
 
 class FileCheck:
     """One file: its attributes against its *row*, its data against size and digest. *trouble*: what is wrong, in words.
 
-    *content*: whether that is so of the data that lie on the volume.
+    *content*: whether that is so of the data that lie on the volume. *unread*: why its data cannot be compared, though
+    nothing is wrong with them (encrypted by the client, a compression that is not read here).
     """
 
     def __init__(self, entry: FileEntry, row: SavedFile) -> None:
         self.trouble: list[str] = []
         self.bytes = 0
         self.content = False
+        self.unread = ""
         self._row = row
         self._reached = 0
         self._has_holes = False
@@ -36,8 +39,13 @@ class FileCheck:
 
     def data(self, event: Data) -> None:
         """Take a data record."""
+        if self.unread:
+            return
         try:
             chunk = decode(event.stream, event.data)
+        except UnsupportedError as error:
+            self.unread = error.message
+            return
         except VolumeError as error:
             self._wrong(f"{event.entry.path}: {error.message}")
             return
@@ -49,11 +57,12 @@ class FileCheck:
 
     def end(self, entry: FileEntry) -> None:
         """Judge the whole file."""
-        if entry.attributes.ftype not in (FileType.REGULAR, FileType.EMPTY):
+        if self.unread or entry.attributes.ftype not in (FileType.REGULAR, FileType.EMPTY):
             return
-        size = entry.attributes.stat.size
+        size = entry.attributes.stat.size  # negative where a plugin does not know it
         # Some leave out even the last block of a file when it holds zeros only; then the digest must tell.
-        if self._reached != size and not (self._reached < size and self._has_holes and self._hash):
+        cut = self._reached < size and self._has_holes and self._hash
+        if size >= 0 and self._reached != size and not cut:
             self._wrong(f"{entry.path} has {self._reached} bytes on the volume, {size} were saved")
         elif self._hash:
             digest = base64.b64encode(self._hash.digest()).rstrip(b"=").decode("ascii")
@@ -63,3 +72,8 @@ class FileCheck:
     def _wrong(self, line: str) -> None:
         self.content = True
         self.trouble.append(line)
+
+
+def unread_lines(counts: Mapping[str, int]) -> list[str]:
+    """Warnings about files whose data cannot be compared. *counts*: how many, by whose and why ("job 3: reason")."""
+    return [f"{what}: the content of {count} files is not compared" for what, count in counts.items()]

@@ -317,6 +317,12 @@ class Extractor:
             return
         if one.digest is not None and one.digest.bytes and not one.has_digest:
             self._plan.learn_none(event)
+        if one.outdone and event.state is not FileState.WHOLE:
+            self._close_one(one)
+            self._leave(one)
+            return
+        for other in self._open.values():
+            other.outdone |= other.parts == one.parts
         try:
             if one.digest is not None and one.fd is None:
                 self._make_empty(one, event)
@@ -333,6 +339,12 @@ class Extractor:
             return
         self.summary.files += 1
         self._judge(one, event, missed)
+
+    def _leave(self, one: OpenFile) -> None:
+        """A job that never ended leaves its last file open to the end of the volumes; what came after it is newer."""
+        one.failed = "is not whole in a job that has no end: the one that was saved after it is kept"
+        self.summary.warn(f"{one.path}: {one.failed}")
+        self._tell(one.path, Outcome.SKIPPED, one.failed)
 
     def _make_empty(self, one: OpenFile, event: FileEnd) -> None:
         """A file of which no byte came: right if it is empty, and nothing at all otherwise."""
@@ -375,7 +387,7 @@ class Extractor:
             self._fail(one, VolumeError("is kept, but its content does not match its digest"))
         else:
             if event.state is FileState.CUT:
-                missed = ["is not whole: the volumes end inside it", *missed]
+                missed = ["is not whole: its job ends inside it, or goes on on another volume", *missed]
             if one.has_digest and one.digest is not None and one.verified is None:
                 self.summary.unverified += 1
             for text in missed:

@@ -35,6 +35,7 @@ class OpenFile:
     fd: int | None = None
     unfinished: bytes | None = None  # its name while it is not whole
     unwritable: bool = False  # the target did not take it: what was there stays
+    outdone: bool = False  # since it was begun another session put a file in its place
     digest: FileDigest | None = None
     position: int = 0
     length: int = 0

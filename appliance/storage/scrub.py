@@ -18,6 +18,7 @@ from appliance.magazines.attached import Magazine, Presence
 from appliance.magazines.holders import announced_job
 from appliance.storage import readers, scrubs
 from appliance.storage.catalog import Catalog, CatalogError
+from appliance.storage.checking import unread_lines
 from appliance.storage.device import FileVolume, VolumeBusyError
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Media, VolumeStatus
@@ -236,6 +237,7 @@ class _Scrubbing:
 
     def _finish(self) -> None:
         self._files.finish()
+        self._round.warnings += unread_lines(self._round.unread)
         self._known.last = asdict(self._round) | {"ended": int(time.time())}
         self._known.round = None
         scrubs.save(self._config, self._magazine.identity, self._known)

@@ -117,6 +117,9 @@ class Files:
             self._round.error(f"volume {media.name}: {line}")
             self._damaged(self._volume).add(0, line.partition(": ")[0])
         self._told = len(self._content.mismatches)
+        for line in self._content.unreadable:
+            self._round.is_unread(f"a job that the catalog does not know: {line.rpartition(': ')[2]}")
+        self._content.unreadable.clear()
         self._round.judged = {name: index for name, index in self._round.judged.items() if not self._is_over(name)}
         self._over.clear()
 
@@ -197,6 +200,8 @@ class Files:
         self._round.bytes += check.bytes
         if event.state is FileState.WHOLE:
             check.end(entry)
+        if check.unread:
+            self._round.is_unread(f"job {job.job_id} ({job.name}): {check.unread}")
         for line in check.trouble:
             self._round.error(f"job {job.job_id} ({job.name}): {line}")
         if event.state is not FileState.WHOLE:

@@ -54,6 +54,11 @@ class Round:
     warnings: list[str] = field(default_factory=list)
     jobs: list[int] = field(default_factory=list)
     damaged: dict[str, Damaged] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+
+    def is_unread(self, what: str) -> None:
+        """The data of a file cannot be compared."""
+        self.unread[what] = self.unread.get(what, 0) + 1
 
     def error(self, line: str) -> None:
         """Something is not as it was saved."""

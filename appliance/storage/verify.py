@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from appliance.magazines import attached
 from appliance.magazines.holders import announced_job
 from appliance.storage import readers, saved_files
 from appliance.storage.catalog import Catalog
-from appliance.storage.checking import FileCheck
+from appliance.storage.checking import FileCheck, unread_lines
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Job, JobStatus, SavedFile
 from appliance.storage.plan import JobReader, Part, Wanted, parts_for
@@ -143,6 +144,7 @@ class _Check:
         self._rows = saved_files.of_job(catalog, job.job_id)
         self._row: SavedFile | None = None
         self._check: FileCheck | None = None
+        self._unread: Counter[str] = Counter()
 
     def _judged(self, catalog: Catalog) -> Wanted:
         """The files that lie on the given parts only: what goes on elsewhere cannot be judged."""
@@ -168,6 +170,7 @@ class _Check:
             self._take(event)
         for index in self._expected.missing():
             self._error(f"{self._name(index)} is not on its volumes")
+        self._result.warnings += unread_lines(self._unread)
 
     def _name(self, index: int) -> str:
         saved = saved_files.one(self._catalog, self._job.job_id, index)
@@ -205,6 +208,8 @@ class _Check:
         self._result.files += 1
         if check and event.state is FileState.WHOLE:
             check.end(entry)
+        if check and check.unread:
+            self._unread[f"job {self._job.job_id}: {check.unread}"] += 1
         for line in check.trouble if check else ():
             self._error(line)
         if event.state is not FileState.WHOLE:

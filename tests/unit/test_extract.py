@@ -26,10 +26,11 @@ from appliance.storage.selection import link_aliases, path_filter
 from appliance.storage.targets import pack_acl, parts_of, unpack_xattrs
 from appliance.volumes.attributes import FileType
 from appliance.volumes.bb03 import VolumeKeys
+from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.reading import in_order, read_volumes
 from appliance.volumes.streams import Stream
-from tests.unit.volume_builder import Job, names_of, one_job, sample, volume
+from tests.unit.volume_builder import NOW, Job, names_of, one_job, sample, volume
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 
@@ -546,3 +547,33 @@ def test_events_of_entries_can_be_replaced_for_restores_elsewhere(tmp_path: Path
         seen.append(event)
     assert Extractor(tmp_path / "out").run(seen).files == 1
     assert (tmp_path / "out/moved/f").exists()
+
+
+def test_the_cut_file_of_a_job_without_an_end_does_not_replace_a_later_one(tmp_path: Path) -> None:
+    """A killed job, and the next one behind it: its last file stays open until the volumes end."""
+    old, new = Job(ids=SessionIds(1, NOW), job_id=11), Job(ids=SessionIds(2, NOW + 9), job_id=12)
+    old.file(b"/data/before", b"old")
+    old.entry(FileType.REGULAR, b"/data/open", mode=stat.S_IFREG | 0o644, size=70_000)
+    old.record(Stream.FILE_DATA, b"o" * 20_000)
+    old.entry(FileType.DIRECTORY, b"/data/late/", mode=stat.S_IFDIR | 0o700)
+    old.entry(FileType.REGULAR, b"/data/alone", mode=stat.S_IFREG | 0o644, size=9)
+    old.record(Stream.FILE_DATA, b"torn")
+    for name in (b"/data/before", b"/data/open", b"/data/alone"):
+        new.file(name, b"new " + name)
+    path = volume(tmp_path / "v", *old.cut(), *new.end())
+
+    told: list[FileResult] = []
+    summary = extract(path, tmp_path / "out", on_result=told.append)
+    data = tmp_path / "out" / "data"
+    for name in ("before", "open", "alone"):
+        assert (data / name).read_bytes() == b"new /data/" + name.encode()
+    assert summary.errors == []
+    assert any("/data/alone: is not whole in a job that has no end" in line for line in summary.warnings)
+    assert [one.outcome for one in told if one.path == "/data/alone"] == [Outcome.RESTORED, Outcome.SKIPPED]
+    assert not [name for name in os.listdir(data) if name.startswith(".magbay")]
+
+    # Where nothing newer is, it is kept as far as it goes.
+    alone = volume(tmp_path / "alone", *old.sink.blocks)
+    summary = extract(alone, tmp_path / "less")
+    assert (tmp_path / "less/data/alone").read_bytes() == b"torn"
+    assert any("/data/alone: is not whole: its job ends inside it" in line for line in summary.warnings)
