@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from appliance.config.filesets import FilesetConfig
+from appliance.config.filesets import FilesetConfig, Signature
 from appliance.config.jobs import JobConfig
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
@@ -24,17 +24,21 @@ from appliance.storage import copies, plan
 from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
+from appliance.storage.contents import Here, reading
+from appliance.storage.direct import Direct
+from appliance.storage.gathering import Gathering
+from appliance.storage.handing import Task
 from appliance.storage.joblog import JobLog, LogCallback
 from appliance.storage.limits import Limits
 from appliance.storage.model import Job, JobStatus, Level, NewJob
+from appliance.storage.output import Cancelled, Tally
 from appliance.storage.pools import dialect, pool_config
 from appliance.storage.saved_files import FileWriter
-from appliance.storage.saver import Cancelled, Saver
 from appliance.storage.saving_options import SavingOptions
 from appliance.storage.sink import SpanningSink
 from appliance.storage.source import VolumeSource
 from appliance.storage.waiting import Patience, Waiting, outage
-from appliance.storage.walk import Found, Walker, allow_depth, tops
+from appliance.storage.walk import allow_depth, tops
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.writer import SessionWriter
@@ -278,41 +282,28 @@ class _Run:
         label = self._label(source)
         commit = Commit(self.catalog, self.job, self.log, sink, rows, label)
         writer: SessionWriter | None = None
-        saver: Saver | None = None
+        contents: Gathering | Here | None = None
         try:
+            contents = self._contents(names, since, source.pool.signature)
             writer = SessionWriter(sink, ids, first_number=1 if sink.begin() else 0)
-            options = SavingOptions(self.request.rules, source.pool.signature)
-            saver = Saver(writer, rows, self.log, options, progress, cancelled)
             writer.write_label(LabelKind.SOS_LABEL, self.job.job_id, label.pack(LabelKind.SOS_LABEL))
-            self._save_all(saver, names, since)
-            self._end(commit.done(writer, saver), saver, ExitStatus.DONE)
+            contents.into(Direct(writer, rows, self.log, progress, cancelled))
+            self._end(commit.done(writer, contents), contents, ExitStatus.DONE)
         except Cancelled:
-            self._cancelled(commit, writer, saver)
+            self._cancelled(commit, writer, contents)
         except (MagbayError, OSError) as error:
-            self._failed(error, commit, writer, saver)
+            self._failed(error, commit, writer, contents)
         finally:
             sink.close()
             self.volumes = list(dict.fromkeys(sink.volumes))
-            if saver:
-                saver.close()
+            if contents:
+                contents.close()
         return self._result()
 
-    def _save_all(self, saver: Saver, names: list[bytes], since: int | None) -> None:
-        before = self._before() if self.request.accurate and self.job.base is not None else None
-
-        def trouble(path: bytes, error: OSError) -> None:
-            saver.trouble(path, error)
-            if before:
-                before.trouble(path, error)
-
-        walker = Walker(limits(self.config, self.request), trouble, self.log.info)
-        for name in names:
-            for found in walker.walk(name):
-                differs = before is not None and before.differs(found)
-                if since is None or differs or _changed(found, since):
-                    saver.save(found)
-        for gone in before.gone() if before else ():
-            saver.gone(gone)
+    def _contents(self, names: list[bytes], since: int | None, signature: Signature) -> Gathering | Here:
+        task = Task(names, limits(self.config, self.request), self.request.rules, signature)
+        accurate = self.request.accurate and self.job.base is not None
+        return reading(task, since, self._before if accurate else None)
 
     def _before(self) -> Before:
         assert self.job.base is not None
@@ -334,35 +325,35 @@ class _Run:
             dialect=dialect(source.pool),
         )
 
-    def _cancelled(self, commit: Commit, writer: SessionWriter | None, saver: Saver | None) -> None:
+    def _cancelled(self, commit: Commit, writer: SessionWriter | None, tally: Tally | None) -> None:
         status = JobStatus.CANCELLED
         try:
             self.log.error("the job was cancelled: nothing of it counts as saved")
-            commit.cancelled(writer, saver)
+            commit.cancelled(writer, tally)
         except MagbayError as error:  # as below
             self.log.errors.append(error.message)
             self.hint, status = error.hint, JobStatus.FAILED
-        self._end(status, saver, ExitStatus.FAILED)
+        self._end(status, tally, ExitStatus.FAILED)
 
     def _failed(
-        self, error: MagbayError | OSError, commit: Commit, writer: SessionWriter | None, saver: Saver | None
+        self, error: MagbayError | OSError, commit: Commit, writer: SessionWriter | None, tally: Tally | None
     ) -> None:
         if not isinstance(error, MagbayError):
             error = MagbayError(f"{error.filename or 'magbay'}: {error.strerror or error}")
         self.hint, self.exit_status = error.hint, error.status
         try:
             self.log.error(error.message)
-            commit.failed(writer, saver, JobStatus.FAILED)
+            commit.failed(writer, tally, JobStatus.FAILED)
         except MagbayError as another:
             # The catalog itself fails: the job stays entered as running, and `recover` will see that it is not.
             self.log.errors.append(another.message)
-        self._end(JobStatus.FAILED, saver, error.status)
+        self._end(JobStatus.FAILED, tally, error.status)
 
-    def _end(self, status: JobStatus, saver: Saver | None, exit_status: ExitStatus) -> None:
+    def _end(self, status: JobStatus, tally: Tally | None, exit_status: ExitStatus) -> None:
         self.exit_status = ExitStatus.WARNINGS if status is JobStatus.WARNINGS else exit_status
-        count = saver.files if saver else 0
-        size = saver.bytes if saver else 0
-        self.deleted = saver.deleted if saver else 0
+        count = tally.files if tally else 0
+        size = tally.bytes if tally else 0
+        self.deleted = tally.deleted if tally else 0
         self.job = replace(self.job, status=status, files=count, bytes=size, finished=int(time.time()))
 
     def _result(self) -> JobResult:
@@ -383,7 +374,3 @@ class _Run:
             errors=tuple(self.log.errors),
             hint=self.hint,
         )
-
-
-def _changed(found: Found, since: int) -> bool:
-    return found.stat.st_mtime >= since or found.stat.st_ctime >= since

@@ -16,11 +16,11 @@ from appliance.storage.extract import Extractor
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Media
 from appliance.storage.outcome import Replace, Summary
+from appliance.storage.output import Cancelled
 from appliance.storage.plan import away_error
 from appliance.storage.pools import reachable
 from appliance.storage.renaming import Renaming
 from appliance.storage.restore import RestoreResult
-from appliance.storage.saver import Cancelled
 from appliance.storage.selection import link_aliases, path_filter
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds

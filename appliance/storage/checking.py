@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
-from appliance.storage import saved_files
+from appliance.storage import digests
 from appliance.storage.model import SavedFile
 from appliance.storage.reading import Hash, new_hash
 from appliance.storage.saved_files import text
@@ -30,11 +30,11 @@ class FileCheck:
         self._row = row
         self._reached = 0
         self._has_holes = False
-        algorithm = saved_files.algorithm_of(row.digest)
+        algorithm = digests.algorithm_of(row.digest)
         self._hash: Hash | None = new_hash(algorithm) if algorithm else None
         if row.path != entry.attributes.name or row.lstat.encode("ascii") != entry.attributes.stat.pack():
             self.trouble.append(f"{text(row.path)} has other attributes on the volume ({entry.path})")
-        if row.type == FileType.SYMLINK and row.digest not in ("", saved_files.link_digest(entry.attributes.link)):
+        if row.type == FileType.SYMLINK and row.digest not in ("", digests.link_digest(entry.attributes.link)):
             self.trouble.append(f"{entry.path} leads elsewhere on the volume")
 
     def data(self, event: Data) -> None:

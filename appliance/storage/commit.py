@@ -20,8 +20,8 @@ from appliance.errors import MagbayError
 from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Job, JobStatus, Outcome
+from appliance.storage.output import Tally
 from appliance.storage.saved_files import FileWriter
-from appliance.storage.saver import Saver
 from appliance.storage.sink import SpanningSink
 from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.writer import SessionWriter
@@ -40,37 +40,37 @@ class Commit:
         self._rows = rows
         self._label = label
 
-    def done(self, writer: SessionWriter, saver: Saver) -> JobStatus:
+    def done(self, writer: SessionWriter, tally: Tally) -> JobStatus:
         """Everything was written: make it true. Gives the status entered. Raises `MagbayError`; then it is not true."""
         status = JobStatus.WARNINGS if self._log.warning_count else JobStatus.DONE
-        self._close_session(writer, saver, status)
+        self._close_session(writer, tally, status)
         stretches, media = self._sink.sync()
         self._rows.flush()
-        self._catalog.finish_job(self._job.job_id, self._outcome(status, writer, saver), stretches, media)
+        self._catalog.finish_job(self._job.job_id, self._outcome(status, writer, tally), stretches, media)
         return status
 
-    def cancelled(self, writer: SessionWriter | None, saver: Saver | None) -> JobStatus:
+    def cancelled(self, writer: SessionWriter | None, tally: Tally | None) -> JobStatus:
         """The job was cancelled: its session, if begun, is closed as such when the volume still takes it."""
         try:
-            if writer and saver:
-                self._close_session(writer, saver, JobStatus.CANCELLED)
+            if writer and tally:
+                self._close_session(writer, tally, JobStatus.CANCELLED)
         except MagbayError as error:
             self._log.info(f"the end of the session could not be written: {error.message}")
-        return self.failed(writer, saver, JobStatus.CANCELLED)
+        return self.failed(writer, tally, JobStatus.CANCELLED)
 
-    def failed(self, writer: SessionWriter | None, saver: Saver | None, status: JobStatus) -> JobStatus:
+    def failed(self, writer: SessionWriter | None, tally: Tally | None, status: JobStatus) -> JobStatus:
         """Enter the job as failed or cancelled, with what of it is durable on its volumes."""
         stretches, media = self._sink.rescue()
         self._rows.flush()
-        self._catalog.finish_job(self._job.job_id, self._outcome(status, writer, saver), stretches, media)
+        self._catalog.finish_job(self._job.job_id, self._outcome(status, writer, tally), stretches, media)
         return status
 
-    def _close_session(self, writer: SessionWriter, saver: Saver, status: JobStatus) -> None:
+    def _close_session(self, writer: SessionWriter, tally: Tally, status: JobStatus) -> None:
         start, position = self._sink.position
         label = replace(
             self._label,
             time=int(time.time() * 1_000_000),
-            job_files=saver.files,
+            job_files=tally.files,
             job_bytes=writer.job_bytes,
             start_address=start,
             end_address=position,
@@ -80,11 +80,11 @@ class Commit:
         writer.write_label(LabelKind.EOS_LABEL, self._job.job_id, label.pack(LabelKind.EOS_LABEL))
         writer.flush()
 
-    def _outcome(self, status: JobStatus, writer: SessionWriter | None, saver: Saver | None) -> Outcome:
+    def _outcome(self, status: JobStatus, writer: SessionWriter | None, tally: Tally | None) -> Outcome:
         return Outcome(
             status=status,
-            files=saver.files if saver else 0,
-            bytes=saver.bytes if saver else 0,
+            files=tally.files if tally else 0,
+            bytes=tally.bytes if tally else 0,
             job_bytes=writer.job_bytes if writer else 0,
             errors=self._log.error_count,
             warnings=self._log.warning_count,

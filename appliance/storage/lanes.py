@@ -15,8 +15,8 @@ from appliance.config.schema import Config
 from appliance.storage.catalog import Catalog
 from appliance.storage.extract import Extractor
 from appliance.storage.model import Media, Stretch
+from appliance.storage.output import Cancelled
 from appliance.storage.plan import JobReader, Part, Wanted, parts_for, require, runs_for
-from appliance.storage.saver import Cancelled
 from appliance.storage.selection import Key
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds

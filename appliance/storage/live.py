@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import builtins
 import hashlib
 import json
@@ -16,7 +15,7 @@ from appliance.config.filesets import FilesetConfig
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.magazines import attached
-from appliance.storage import saved_files
+from appliance.storage import digests, saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import LogCallback
 from appliance.storage.limits import Limits
@@ -258,7 +257,7 @@ class _Comparing:
         if not saved.digest:
             return False
         try:
-            return saved_files.link_digest(os.readlink(name, dir_fd=parent)) != saved.digest
+            return digests.link_digest(os.readlink(name, dir_fd=parent)) != saved.digest
         except OSError as error:
             self._trouble(saved.path, error)
             return False
@@ -272,20 +271,20 @@ class _Comparing:
             return error.errno in GONE
 
     def _content(self, saved: SavedFile, before: EncodedStat, name: bytes, parent: int | None) -> list[str]:
-        algorithm = saved_files.algorithm_of(saved.digest)
+        algorithm = digests.algorithm_of(saved.digest)
         if algorithm is None:
             return []
         try:
             descriptor = _open(name, parent)
             try:
-                digests = self._digests(descriptor, before, algorithm)
+                values = self._digests(descriptor, before, algorithm)
             finally:
                 os.close(descriptor)
         except OSError as error:
             self._trouble(saved.path, error)
             return []
         self.result.bytes += before.size
-        same = saved.digest in {base64.b64encode(one).rstrip(b"=").decode("ascii") for one in digests}
+        same = saved.digest in set(map(digests.digest_text, values))
         return [] if same else ["content"]
 
     def _digests(self, descriptor: int, before: EncodedStat, algorithm: str) -> list[builtins.bytes]:

@@ -30,6 +30,10 @@ _HOLE = bytes(CHUNK)
 class Hash(Protocol):
     """What hashlib gives."""
 
+    @property
+    def digest_size(self) -> int:
+        """Bytes."""
+
     def update(self, data: memoryview, /) -> None:
         """Take more bytes."""
 
@@ -63,10 +67,10 @@ class Reader:
         self._reads.shutdown()
         self._digests.shutdown()
 
-    def whole(self, descriptor: int, size: int, digest: Hash | None) -> memoryview:
+    def whole(self, descriptor: int, size: int) -> memoryview:
         """The first *size* bytes of a file, at most `BUFFER`; fewer when it ends before. Valid until the next file.
 
-        *digest* has seen them. Raises `OSError`.
+        Raises `OSError`.
         """
         self._settle(0)
         piece = self._buffers[0][:size]
@@ -74,8 +78,6 @@ class Reader:
         if got < size:
             got += _fill(descriptor, piece[got:], got)
             piece = piece[:got]
-        if digest and got:
-            digest.update(piece)
         return piece
 
     def plain(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:

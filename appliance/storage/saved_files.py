@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import itertools
 import os
 import stat
@@ -12,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
+from appliance.storage.digests import ALGORITHMS
 from appliance.storage.model import SavedFile
 from appliance.volumes.attributes import FileType
 from appliance.volumes.stat64 import EncodedStat
@@ -22,8 +21,6 @@ _BATCH = 2000
 _DURABLE = 16
 # Directory ids kept at hand; walking stays in one neighbourhood, so a small memory does.
 _PATHS = 10_000
-
-_ALGORITHMS = {22: "MD5", 27: "SHA1", 43: "SHA256", 86: "SHA512"}  # by the length of base64 without padding
 
 
 _Row = tuple[int, int, bytes, str, str]
@@ -103,21 +100,11 @@ def one(catalog: Catalog, job_id: int, file_index: int) -> SavedFile | None:
     return None
 
 
-def algorithm_of(digest: str) -> str | None:
-    """The algorithm that made *digest* (as in `SavedFile`); None when there is none."""
-    return _ALGORITHMS.get(len(digest))
-
-
-def link_digest(text: bytes) -> str:
-    """What the row of a symbolic link has for a digest: SHA256 of where it leads, whatever the job's algorithm."""
-    return base64.b64encode(hashlib.sha256(text).digest()).rstrip(b"=").decode("ascii")
-
-
 def job_algorithm(catalog: Catalog, job_id: int) -> str | None:
     """The algorithm of the job's digests, None when it has none or several."""
     query = "SELECT DISTINCT length(Digest) FROM File WHERE JobId=? AND Digest<>'' AND Type<>?"
     lengths = [length for (length,) in catalog.rows(query, (job_id, int(FileType.SYMLINK)))]
-    return _ALGORITHMS.get(lengths[0]) if len(lengths) == 1 else None
+    return ALGORITHMS.get(lengths[0]) if len(lengths) == 1 else None
 
 
 def _rank(chain: Sequence[int]) -> str:

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import binascii
 import errno
 import os
 import stat as modes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from appliance.storage import compressing, extras
-from appliance.storage.accurate import Gone
 from appliance.storage.compressing import Compressor
-from appliance.storage.joblog import JobLog
+from appliance.storage.digests import digest_text, link_digest
+from appliance.storage.output import Output
 from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Hash, Reader, cut, new_hash, zeros
-from appliance.storage.saved_files import FileWriter, link_digest, text
 from appliance.storage.saving_options import FileOptions, SavingOptions
-from appliance.storage.targets import LONGEST_NAME
 from appliance.storage.walk import Found
-from appliance.volumes.attributes import FileType, join_attributes
+from appliance.volumes.attributes import LONGEST_NAME, FileType, join_attributes
 from appliance.volumes.stat64 import EncodedStat, pack_stat
 from appliance.volumes.streams import DIGEST_STREAMS, Stream
-from appliance.volumes.writer import SessionWriter
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _LINKABLE = (modes.S_IFREG, modes.S_IFIFO, modes.S_IFCHR, modes.S_IFBLK)
-
-
-class Cancelled(Exception):
-    """The caller wants the job to end."""
 
 
 @dataclass
@@ -43,30 +35,18 @@ class _Link:
 
 
 class Saver:
-    """Writes what the walk finds into one session. *advance* is told of every piece of file data (bytes)."""
+    """Gives what the walk finds to *output*, as the records of one session."""
 
-    def __init__(
-        self,
-        writer: SessionWriter,
-        rows: FileWriter,
-        log: JobLog,
-        options: SavingOptions,
-        advance: Callable[[int], None],
-        cancelled: Callable[[], bool],
-    ) -> None:
+    def __init__(self, output: Output, options: SavingOptions) -> None:
         self.files = 0
         self.bytes = 0
         self.deleted = 0
-        self._writer = writer
-        self._rows = rows
-        self._log = log
+        self._output = output
         self._choice = options
         self._options = FileOptions()  # of the file in hand
-        self._advance = advance
-        self._cancelled = cancelled
         self._reader = Reader()
         self._compressor = Compressor()
-        self._lstat = ""
+        self._numbers = b""
         # Only names that are still to come are kept, so memory does not grow with the tree.
         self._links: dict[tuple[int, int], _Link] = {}
 
@@ -77,8 +57,7 @@ class Saver:
 
     def save(self, found: Found) -> None:
         """Save one thing; what cannot be read becomes a warning. Raises what the volume raises, and `Cancelled`."""
-        if self._cancelled():
-            raise Cancelled
+        self._output.check()
         status = found.stat
         kind = modes.S_IFMT(status.st_mode)
         if kind == modes.S_IFSOCK:
@@ -93,17 +72,16 @@ class Saver:
         except OSError as error:
             self.trouble(found.path, error)
 
-    def gone(self, gone: Gone) -> None:
-        """Note that something that was saved before is not there any more (volume format, 6.2)."""
-        if self._cancelled():
-            raise Cancelled
-        stat = EncodedStat(mtime=gone.mtime, ctime=gone.ctime, data_stream=Stream.FILE_DATA)
-        self._begin(FileType.DELETED, gone.path, stat.pack())
+    def gone(self, path: bytes, mtime: int, ctime: int) -> None:
+        """Note that something that was saved before, with these times, is not there any more (volume format, 6.2)."""
+        self._output.check()
+        stat = EncodedStat(mtime=mtime, ctime=ctime, data_stream=Stream.FILE_DATA)
+        self._begin(FileType.DELETED, path, stat.pack())
         self.deleted += 1
 
     def trouble(self, path: bytes, error: OSError) -> None:
         """Warn that *path* is not saved."""
-        self._log.warning(f"{text(path)} is not saved: {error.strerror or error}")
+        self._output.warning(f"{os.fsdecode(path)} is not saved: {error.strerror or error}")
 
     def _save_as(self, kind: int, found: Found) -> None:
         self._options = self._choice.of(found.path)
@@ -128,7 +106,7 @@ class Saver:
             return extras.records(place, follow=descriptor >= 0)
         except OSError as error:
             what = "its ACL and extended attributes are not saved"
-            self._log.warning(f"{text(found.path)}: {what}: {error.strerror}")
+            self._output.warning(f"{os.fsdecode(found.path)}: {what}: {error.strerror}")
             return []
 
     def _plain(
@@ -141,27 +119,22 @@ class Saver:
     def _begin(self, kind: FileType, name: bytes, numbers: bytes, link: bytes = b"", digest: bytes = b"") -> int:
         """Attributes record and, unless the digest is still to come, the catalog row."""
         index = self.files + 1
-        self._writer.write_record(index, Stream.UNIX_ATTRIBUTES, join_attributes(index, kind, name, numbers, link))
+        self._output.record(index, Stream.UNIX_ATTRIBUTES, join_attributes(index, kind, name, numbers, link))
         self.files = index
-        self._lstat = numbers.decode("ascii")
+        self._numbers = numbers
         if kind is FileType.SYMLINK:
-            self._rows.add(index, kind, name, self._lstat, link_digest(link))
+            self._output.row(index, kind, name, numbers, link_digest(link))
         elif kind is not FileType.REGULAR and kind is not FileType.EMPTY:
-            self._row(index, kind, name, digest)
+            self._output.row(index, kind, name, numbers, digest_text(digest))
         return index
-
-    def _row(self, index: int, kind: FileType, name: bytes, digest: bytes) -> None:
-        """Enter the file whose attributes were written last."""
-        encoded = binascii.b2a_base64(digest, newline=False).rstrip(b"=").decode("ascii") if digest else ""
-        self._rows.add(index, kind, name, self._lstat, encoded)
 
     def _write_extras(self, index: int, more: list[tuple[Stream, bytes]]) -> None:
         for stream, data in more:
-            self._writer.write_record(index, stream, data)
+            self._output.record(index, stream, data)
 
     def _write_digest(self, index: int, digest: bytes, algorithm: str | None) -> None:
         if digest and algorithm:
-            self._writer.write_record(index, DIGEST_STREAMS[algorithm], digest)
+            self._output.record(index, DIGEST_STREAMS[algorithm], digest)
 
     # -- hard links -------------------------------------------------------------------------------------------
 
@@ -204,39 +177,35 @@ class Saver:
     def _read_and_write(
         self, found: Found, descriptor: int, status: os.stat_result, more: list[tuple[Stream, bytes]]
     ) -> bytes:
-        digest = new_hash(self._options.algorithm) if self._options.algorithm else None
         size = status.st_size
-        if self._options.sparse and _has_holes(status):
+        holes = self._options.sparse and status.st_blocks * 512 < size
+        whole = None
+        if size <= BUFFER and not holes:
+            # It fits the buffer: all of it is read before its attributes are written.
+            whole = self._reader.whole(descriptor, size)
+            if len(whole) == size <= CHUNK and not more and status.st_nlink == 1 and self._options.packing is None:
+                self._write_small(found, status, whole)
+                return b""
+        digest = new_hash(self._options.algorithm) if self._options.algorithm else None
+        if whole is not None:
+            if digest:
+                digest.update(whole)
+            pieces = cut(whole)
+        elif holes:
             pieces = self._reader.sparse(descriptor, size, digest)
-            return self._write(found, status, more, pieces, digest, sparse=True)
-        if size > BUFFER:
+        else:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             os.pread(descriptor, 1, 0)  # a file that cannot be read at all leaves no record
             pieces = self._reader.plain(descriptor, size, digest)
-        else:
-            # It fits the buffer: all of it is read before its attributes are written.
-            whole = self._reader.whole(descriptor, size, digest)
-            if len(whole) == size <= CHUNK and self._options.packing is None:
-                return self._write_small(found, status, more, whole, digest)
-            pieces = cut(whole)
-        return self._write(found, status, more, pieces, digest, sparse=False)
+        return self._write(found, status, more, pieces, digest, sparse=holes)
 
-    def _write_small(
-        self,
-        found: Found,
-        status: os.stat_result,
-        more: list[tuple[Stream, bytes]],
-        data: memoryview,
-        digest: Hash | None,
-    ) -> bytes:
-        """As `_write` for a file whose *data* are one record at most, as most files'."""
+    def _write_small(self, found: Found, status: os.stat_result, data: memoryview) -> None:
+        """A file without anything special, whose *data* are one record at most: most files are so."""
         kind = FileType.REGULAR if data else FileType.EMPTY
-        index = self._begin(kind, found.path, pack_stat(status))
-        if data:
-            self._writer.write_record(index, Stream.FILE_DATA, data)
-            self.bytes += len(data)
-            self._advance(len(data))
-        return self._write_end(index, kind, found, more, digest)
+        index = self.files + 1
+        self._output.small(index, kind, found.path, pack_stat(status), data, self._options.algorithm)
+        self.files = index
+        self.bytes += len(data)
 
     def _write(
         self,
@@ -263,7 +232,7 @@ class Saver:
         self._write_extras(index, more)
         value = digest.digest() if digest else b""
         self._write_digest(index, value, self._options.algorithm)
-        self._row(index, kind, found.path, value)
+        self._output.row(index, kind, found.path, self._numbers, digest_text(value))
         return value
 
     def _write_data(self, index: int, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
@@ -279,20 +248,22 @@ class Saver:
             try:
                 piece = next(packed, None)
             except OSError as error:
-                self._log.warning(f"{text(found.path)} cannot be read behind byte {reached}: {error.strerror}")
+                name = os.fsdecode(found.path)
+                self._output.warning(f"{name} cannot be read behind byte {reached}: {error.strerror}")
                 return reached
             if piece is None:
                 return reached
-            if self._cancelled():
-                raise Cancelled
-            self._writer.write_record(index, stream, piece.data)
+            self._output.check()
+            self._output.record(index, stream, piece.data)
             reached = reached + piece.plain if piece.end is None else piece.end
             self.bytes += piece.plain
-            self._advance(piece.plain)
+            self._output.advance(piece.plain)
 
     def _fill_up(self, index: int, missing: int, found: Found, digest: Hash | None, sparse_at: int | None) -> None:
         """Zeros instead of what is missing, so that the size in the attributes and the data stay equal."""
-        self._log.warning(f"{text(found.path)} is shorter than it was: {missing} bytes at its end are saved as zeros")
+        self._output.warning(
+            f"{os.fsdecode(found.path)} is shorter than it was: {missing} bytes at its end are saved as zeros"
+        )
         if sparse_at is not None:
             last = sparse_at + missing - 1
             self._write_zeros(index, last.to_bytes(OFFSET, "big") + b"\0", sparse=True)
@@ -300,8 +271,7 @@ class Saver:
                 digest.update(memoryview(b"\0"))
             return
         for piece in zeros(missing):
-            if self._cancelled():
-                raise Cancelled
+            self._output.check()
             self._write_zeros(index, piece, sparse=False)
             if digest:
                 digest.update(piece)
@@ -309,11 +279,11 @@ class Saver:
     def _write_zeros(self, index: int, piece: bytes | memoryview, *, sparse: bool) -> None:
         packing = self._options.packing
         data = compressing.pack(bytes(piece), packing.compress, sparse=sparse).data if packing else piece
-        self._writer.write_record(index, self._options.stream(sparse=sparse), data)
+        self._output.record(index, self._options.stream(sparse=sparse), data)
 
     def _warn_if_changed(self, found: Found, before: os.stat_result, after: os.stat_result) -> None:
         if before.st_mtime_ns != after.st_mtime_ns or before.st_size != after.st_size:
-            self._log.warning(f"{text(found.path)} changed while it was being read")
+            self._output.warning(f"{os.fsdecode(found.path)} changed while it was being read")
 
 
 def _dir_fd(found: Found) -> int | None:
@@ -328,7 +298,3 @@ def _open(found: Found, *, noatime: bool) -> int:
         return os.open(found.name, _OPEN | os.O_NOATIME, dir_fd=_dir_fd(found))
     except PermissionError:
         return os.open(found.name, _OPEN, dir_fd=_dir_fd(found))
-
-
-def _has_holes(status: os.stat_result) -> bool:
-    return status.st_blocks * 512 < status.st_size

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from appliance.storage.catalog import Catalog, next_job_id
 from appliance.storage.database import Database
+from appliance.storage.digests import link_digest
 from appliance.storage.model import Job, JobStatus, Level, Media
-from appliance.storage.saved_files import FileWriter, link_digest
+from appliance.storage.saved_files import FileWriter
 from appliance.storage.sink import STRETCH_BYTES
 from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds

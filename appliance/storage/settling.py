@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
+from appliance.storage.digests import link_digest
 from appliance.storage.model import JobStatus, Level, SavedFile, VolumeStatus
-from appliance.storage.saved_files import FileWriter, link_digest
+from appliance.storage.saved_files import FileWriter
 from appliance.storage.scanned import digest_text
 from appliance.volumes.attributes import FileType, parse_attributes
 from appliance.volumes.errors import VolumeError

@@ -20,14 +20,13 @@ from pathlib import Path
 
 from appliance.errors import MagbayError, PermissionDeniedError
 from appliance.storage import unfinished
+from appliance.volumes.attributes import LONGEST_NAME
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.stat64 import EncodedStat
 
 Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL_BITS = 0o6000
-LONGEST_NAME = 65536
-"""Bytes; sixteen times what the kernel takes at once, as trees can be deeper than that."""
 _XATTR_MAGIC = 0x005C5884
 _ACL_VERSION = 2  # of the kernel's form (linux/posix_acl_xattr.h): u32 version, then entries of tag, permissions, id
 _NO_ID = 0xFFFFFFFF

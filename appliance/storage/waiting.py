@@ -11,7 +11,7 @@ from appliance.magazines import attached
 from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import JobLog
 from appliance.storage.lasting import Outage
-from appliance.storage.saver import Cancelled
+from appliance.storage.output import Cancelled
 
 # Seconds between two looks at what is attached; after so many looks a place that was full may have room again.
 _LOOK = 1.0

@@ -9,6 +9,8 @@ from enum import IntEnum
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.stat64 import EncodedStat
 
+LONGEST_NAME = 65536
+"""Bytes of a name; sixteen times what the kernel takes at once, as trees can be deeper than that."""
 _LONGEST_NUMBER = 10
 
 

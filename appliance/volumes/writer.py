@@ -76,6 +76,21 @@ class SessionWriter:
             return
         self._write_split(file_index, stream, data)
 
+    def write_records(self, file_index: int, records: memoryview, count: int) -> None:
+        """Add *count* whole records of a file, which stand in *records* as on a volume. As `write_record` else."""
+        end = self._used + len(records)
+        if end <= self._size:
+            self.job_bytes += len(records) - count * _HEAD
+            self._note(file_index)
+            self._view[self._used : end] = records
+            self._used = end
+            return
+        at = 0
+        while at < len(records):
+            index, stream, length = RECORD_HEADER.unpack_from(records, at)
+            at += _HEAD + length
+            self.write_record(index, stream, records[at - length : at])
+
     def _write_split(self, file_index: int, stream: int, data: bytes | bytearray | memoryview) -> None:
         """A record that does not fit into what is left of the block."""
         left = len(data)

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from appliance.config.loader import load
 from appliance.config.schema import Config
+from appliance.host import workers
 from appliance.storage import backup, restore
 from appliance.storage.model import Level
 
@@ -33,6 +36,11 @@ def configuration(folder: Path, pool: str = "maximum_volume_bytes: 10GB", magazi
 def save(config: Config, *paths: Path, **options: Any) -> backup.JobResult:
     """Run a backup; its log lines are left out."""
     return backup.run(config, backup.BackupRequest(paths, **options), log=lambda text, fields: None)
+
+
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have backups read in this process, so that what a test puts in the place of system calls counts."""
+    monkeypatch.setattr(workers, "worthwhile", lambda: False)
 
 
 def bring_back(config: Config, to: Path, **options: Any) -> restore.RestoreResult:

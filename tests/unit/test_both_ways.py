@@ -23,7 +23,7 @@ from appliance.volumes.events import FileEnd, FileState, SessionEnd
 from appliance.volumes.reading import read_volumes
 from appliance.volumes.streams import Stream
 from tests.unit import stocktools
-from tests.unit.enginehelp import assert_same, below, bring_back, configuration, facts, save, volume
+from tests.unit.enginehelp import assert_same, below, bring_back, configuration, facts, in_one_process, save, volume
 from tests.unit.volume_builder import NOW, Job, label_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="attributes of the system need root")
@@ -61,6 +61,7 @@ def test_capabilities_and_every_namespace_of_attributes(tmp_path: Path, config: 
 def test_attributes_that_cannot_be_read_cost_no_data(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    in_one_process(monkeypatch)
     tree = tmp_path / "source"
     tree.mkdir()
     for name in ("too-many", "gone", "usual"):
@@ -105,6 +106,7 @@ def test_more_attributes_than_a_restore_takes_do_not_end_the_job(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """XFS keeps any number of 64 KiB each; more than a record can hold ended the job with an error."""
+    in_one_process(monkeypatch)
     tree = tmp_path / "source"
     tree.mkdir()
     for name in ("before", "monster"):

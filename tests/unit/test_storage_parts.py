@@ -23,7 +23,7 @@ from appliance.storage.reading import BUFFER, OFFSET, Reader, new_hash
 from appliance.storage.selection import matcher
 from appliance.storage.targets import pack_acl
 from appliance.storage.walk import Walker, allow_depth, tops, total_bytes
-from tests.unit.enginehelp import below, bring_back, save, sparse_file
+from tests.unit.enginehelp import below, bring_back, in_one_process, save, sparse_file
 
 NEW = NewJob("job", Level.FULL, "Default", "[]", "md5")
 
@@ -189,6 +189,7 @@ def test_reading_around_holes(
 def test_a_disk_that_fails_to_say_where_data_are_is_no_hole(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, fails: int
 ) -> None:
+    in_one_process(monkeypatch)
     tree = tmp_path / "source"
     tree.mkdir()
     sparse_file(tree / "file", 5_000_000, {0: b"first", 3_000_000: b"second" * 1000})
