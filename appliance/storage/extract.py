@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import MagbayError
+from appliance.storage.nameless import TARGET_GONE
 from appliance.storage.opened import AS_FILE, NO_FILE, NOT_MISSED, OpenFile
 from appliance.storage.outcome import FileResult, Outcome, Replace, Summary
 from appliance.storage.renaming import Renaming
@@ -41,12 +42,15 @@ from appliance.volumes.reader import Damage
 from appliance.volumes.streams import TYPE_MASK, WINDOWS_DATA, Stream, stream_name
 from appliance.volumes.verify import DigestPlan
 
-_TARGET_GONE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
 _MAX_EXTRAS = 4 << 20  # bytes of ACLs and extended attributes of one file, and what each record costs beside its bytes
 _RECORD_COST = 256
 _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at most
 _EXTRAS = (Acl, Xattr)
 _SHOWN_NAME = 200  # characters of a name that no file can have
+_SMALL = 128 << 10  # bytes of a file that is held in memory until it is whole
+_MOST_HELD = 64  # files that are, of sessions that ran at the same time
+_SMALL_TYPES = (int(FileType.REGULAR), int(FileType.EMPTY))
+_PLAIN = int(Stream.FILE_DATA)
 
 
 class Extractor:
@@ -73,6 +77,7 @@ class Extractor:
     ) -> None:
         self.summary = Summary()
         self._renaming = renaming or Renaming()
+        self._renames = bool(renaming)
         self._began = time.time_ns() - _CLOCK_STEP
         self._target = Target(target, trusted=trusted)
         self._limit = limit
@@ -177,25 +182,53 @@ class Extractor:
         path = name.decode("utf-8", "surrogateescape")
         kind = entry.attributes.kind
         try:
-            one = OpenFile(entry, parts_of(self._renaming(name)), path)
+            one = OpenFile(entry, parts_of(self._renaming(name) if self._renames else name), path)
         except VolumeError as error:
             self._fail(OpenFile(entry, (), path[:_SHOWN_NAME] + "…"), error)
             return
-        if self._renaming and not one.parts and kind != "directory":
+        if self._renames and not one.parts and kind != "directory":
             self.summary.warn(f"{path}: is left out: nothing is left of its name")
             return
-        first = self._links.get((entry.ids, entry.attributes.stat.link_fi))
+        saved = entry.attributes.stat
+        first = self._links.get((entry.ids, saved.link_fi)) if saved.link_fi else None
         if entry.attributes.ftype in NO_FILE or (kind == "hardlink" and first == one.parts):
             return  # nothing to make, or made already under this name with the data of another
         try:
-            if self._is_in_the_way(one, kind):
-                self.summary.skipped += 1
-                self._tell(path, Outcome.SKIPPED, "is there already")
-                return
-            self._create(one, kind)
+            if self._begin(one, kind):
+                self._open[entry.ids] = one
         except (OSError, OverflowError, VolumeError) as error:
             self._fail(one, error)
-        self._open[entry.ids] = one
+            self._open[entry.ids] = one
+
+    def _begin(self, one: OpenFile, kind: str) -> bool:
+        """Make what can be made before the data come; False when what is there stays."""
+        small = self._is_small(one)
+        # In a directory that is new nothing can be in the way, and if there is, it shows when the file gets its name.
+        if not (small and self._target.is_new(one.parts)) and self._is_in_the_way(one, kind):
+            self._skip(one)
+            return False
+        if small and not one.replaces:
+            one.held = bytearray()
+        else:
+            self._create(one, kind)
+        return True
+
+    def _is_small(self, one: OpenFile) -> bool:
+        """Whether it can be held until it is whole: a small file that no other one is to be linked to."""
+        attributes = one.entry.attributes
+        return (
+            attributes.ftype in _SMALL_TYPES
+            and 0 <= attributes.stat.size <= _SMALL
+            and attributes.stat.nlink <= 1
+            and not one.entry.is_update
+            and bool(one.parts)
+            and len(self._open) < _MOST_HELD
+            and (not self._aliases or (one.entry.ids, one.entry.file_index) not in self._aliases)
+        )
+
+    def _skip(self, one: OpenFile) -> None:
+        self.summary.skipped += 1
+        self._tell(one.path, Outcome.SKIPPED, "is there already")
 
     def _is_in_the_way(self, one: OpenFile, kind: str) -> bool:
         if not one.parts:
@@ -209,7 +242,8 @@ class Extractor:
             return self._replace is Replace.NEVER
         if found is None or (kind == "directory" and self._target.was_made_on_the_way(one.parts)):
             return False
-        if self._renaming and kind != "directory" and found.st_ctime_ns >= self._began:
+        one.replaces = True
+        if self._renames and kind != "directory" and found.st_ctime_ns >= self._began:
             raise VolumeError(f"another file was restored as {os.fsdecode(b'/'.join(one.parts))} just now")
         return self._replace.keeps(one.entry.attributes.stat.mtime, int(found.st_mtime))
 
@@ -249,13 +283,18 @@ class Extractor:
     def _other(self, event: Other) -> None:
         one = self._open.get(event.entry.ids)
         if one is not None and event.stream & TYPE_MASK not in NOT_MISSED:
-            one.left_out.add(stream_name(event.stream))
+            one.left_out |= {stream_name(event.stream)}
 
     def _data(self, event: Data) -> None:
         one = self._open.get(event.entry.ids)
         if one is None or one.failed:
             return
         try:
+            if one.held is not None:
+                if event.stream == _PLAIN and len(one.held) + len(event.data) <= one.entry.attributes.stat.size:
+                    one.held += event.data
+                    return
+                self._write_held(one)
             chunk = decode(event.stream, event.data)
             if one.digest is None:
                 raise VolumeError(f"it is a {one.entry.attributes.kind} but has data")
@@ -264,6 +303,15 @@ class Extractor:
                 self._write_piece(one, self._file(one), piece)
         except (OSError, OverflowError, VolumeError) as error:
             self._fail(one, error)
+
+    def _write_held(self, one: OpenFile) -> None:
+        """Go on as with any other file: there is something about it that does not come with small ones."""
+        held, one.held = one.held, None
+        one.digest = self._plan.start(one.entry.ids)
+        if held:
+            data = memoryview(held)
+            one.digest.update(data)
+            self._write_piece(one, self._file(one), Chunk(None, data))
 
     def _file(self, one: OpenFile) -> int:
         if one.fd is None:
@@ -281,15 +329,18 @@ class Extractor:
         data = chunk.data
         if chunk.offset is not None:
             one.position, one.has_holes = chunk.offset, True
-        if self._limit is not None and self.summary.bytes + len(data) > self._limit:
-            hint = "Raise --limit if you trust the volumes; what was restored before is kept."
-            raise LimitError(f"{one.path} goes over the limit of {self._limit} bytes", hint=hint)
+        self._count(one, len(data))
         while data:
             written = os.pwrite(fd, data, one.position)
             one.position += written
             data = data[written:]
-        self.summary.bytes += len(chunk.data)
         one.length = max(one.length, one.position)
+
+    def _count(self, one: OpenFile, length: int) -> None:
+        if self._limit is not None and self.summary.bytes + length > self._limit:
+            hint = "Raise --limit if you trust the volumes; what was restored before is kept."
+            raise LimitError(f"{one.path} goes over the limit of {self._limit} bytes", hint=hint)
+        self.summary.bytes += length
 
     def _keep(self, event: Digest | Acl | Xattr) -> None:
         one = self._open.get(event.entry.ids)
@@ -300,15 +351,17 @@ class Extractor:
             if one.extras > _MAX_EXTRAS:
                 return
         if isinstance(event, Acl):
-            one.acls.append((event.stream & TYPE_MASK, event.data))
+            one.acls = [*one.acls, (event.stream & TYPE_MASK, event.data)]
         elif isinstance(event, Xattr) and event.stream & TYPE_MASK == Stream.LINUX_XATTR:
-            one.xattrs.append(event.data)
+            one.xattrs = [*one.xattrs, event.data]
         elif isinstance(event, Xattr):
-            one.left_out.add(f"extended attributes of another system ({stream_name(event.stream)})")
+            one.left_out |= {f"extended attributes of another system ({stream_name(event.stream)})"}
         else:
             one.has_digest = True
             self._plan.learn(event)
-            if one.digest is not None:
+            if one.held is not None:
+                one.verified = self._plan.matches(event, one.held)
+            elif one.digest is not None:
                 one.verified = one.digest.matches(event.algorithm, event.value)
 
     def _end(self, event: FileEnd) -> None:
@@ -323,6 +376,8 @@ class Extractor:
             return
         for other in self._open.values():
             other.outdone |= other.parts == one.parts
+        if one.held is not None and self._end_small(one, event):
+            return
         try:
             if one.digest is not None and one.fd is None:
                 self._make_empty(one, event)
@@ -345,6 +400,31 @@ class Extractor:
         one.failed = "is not whole in a job that has no end: the one that was saved after it is kept"
         self.summary.warn(f"{one.path}: {one.failed}")
         self._tell(one.path, Outcome.SKIPPED, one.failed)
+
+    def _end_small(self, one: OpenFile, event: FileEnd) -> bool:
+        """Make a file whose data are held; False when it has to be written like any other."""
+        assert one.held is not None
+        saved = one.entry.attributes.stat
+        good = event.state is FileState.WHOLE and one.verified is not False and len(one.held) == saved.size
+        try:
+            if good and not one.left_out and one.extras <= _MAX_EXTRAS:
+                made = self._target.make_file(one.parts, one.held, saved, one.acls, one.xattrs)
+                if made is not None:
+                    self._count(one, len(one.held))
+                    if one.held and not one.has_digest:
+                        self._plan.learn_none(event)
+                    self.summary.files += 1
+                    self._judge(one, event, made)
+                    return True
+                if self._is_in_the_way(one, "file"):
+                    self._skip(one)
+                    return True
+            self._write_held(one)
+        except (OSError, OverflowError, VolumeError) as error:
+            self._fail(one, error)
+            self._close_one(one)
+            return True
+        return False
 
     def _make_empty(self, one: OpenFile, event: FileEnd) -> None:
         """A file of which no byte came: right if it is empty, and nothing at all otherwise."""
@@ -388,14 +468,14 @@ class Extractor:
         else:
             if event.state is FileState.CUT:
                 missed = ["is not whole: its job ends inside it, or goes on on another volume", *missed]
-            if one.has_digest and one.digest is not None and one.verified is None:
+            if one.has_digest and one.verified is None and one.entry.attributes.ftype in AS_FILE:
                 self.summary.unverified += 1
             for text in missed:
                 self.summary.warn(f"{one.path}: {text}")
             self._tell(one.path, Outcome.WARNED if missed else Outcome.RESTORED, "; ".join(missed))
 
     def _fail(self, one: OpenFile, error: Exception) -> None:
-        if isinstance(error, OSError) and error.errno in _TARGET_GONE:
+        if isinstance(error, OSError) and error.errno in TARGET_GONE:
             raise OSError(error.errno, error.strerror, one.path) from error
         message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         one.failed = message

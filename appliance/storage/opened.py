@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from appliance.storage.targets import Parts
 from appliance.volumes.attributes import FileType
@@ -11,27 +12,34 @@ from appliance.volumes.events import FileEntry
 from appliance.volumes.streams import Stream
 from appliance.volumes.verify import FileDigest
 
-AS_FILE = {FileType.EMPTY, FileType.REGULAR, FileType.PLUGIN, FileType.RAW, FileType.FIFO}
-NO_FILE = {
-    FileType.DELETED,
-    FileType.RESTORE_FIRST,
-    FileType.PLUGIN_CONFIG,
-    FileType.PLUGIN_CONFIG_FILLED,
-    FileType.PLUGIN_OBJECT,
-    FileType.SECURITY_OBJECT,
-}
+AS_FILE = frozenset({FileType.EMPTY, FileType.REGULAR, FileType.PLUGIN, FileType.RAW, FileType.FIFO})
+NO_FILE = frozenset(
+    {
+        FileType.DELETED,
+        FileType.RESTORE_FIRST,
+        FileType.PLUGIN_CONFIG,
+        FileType.PLUGIN_CONFIG_FILLED,
+        FileType.PLUGIN_OBJECT,
+        FileType.SECURITY_OBJECT,
+    }
+)
 # Records beside a file's content that say nothing about the file itself.
 NOT_MISSED = {Stream.PROGRAM_NAMES, Stream.PROGRAM_DATA, Stream.SIGNED_DIGEST, Stream.ENCRYPTED_SESSION_DATA}
 NOT_MISSED |= {Stream.PLUGIN_NAME, Stream.RESTORE_OBJECT, Stream.FILEEVENT, Stream.NDMP_SEPARATOR}
 
 
-@dataclass
+@dataclass(slots=True)
 class OpenFile:
-    """The file of a session that is being written."""
+    """The file of a session that is being written.
+
+    *held*: the data of a small one so far, of which nothing is in the target yet; None when it is written as it comes.
+    """
 
     entry: FileEntry
     parts: Parts
     path: str
+    held: bytearray | None = None
+    replaces: bool = False  # something that is there
     fd: int | None = None
     unfinished: bytes | None = None  # its name while it is not whole
     unwritable: bool = False  # the target did not take it: what was there stays
@@ -43,8 +51,8 @@ class OpenFile:
     failed: str = ""
     verified: bool | None = None
     has_digest: bool = False
-    acls: list[tuple[int, bytes]] = field(default_factory=list)
-    xattrs: list[bytes] = field(default_factory=list)
+    acls: Sequence[tuple[int, bytes]] = ()
+    xattrs: Sequence[bytes] = ()
     extras: int = 0  # bytes that both take
     windows: BackupStream | None = None
-    left_out: set[str] = field(default_factory=set)  # kinds of records that are not restored
+    left_out: frozenset[str] = frozenset()  # kinds of records that are not restored

@@ -9,31 +9,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
-import grp
 import os
-import pwd
 import stat as modes
-import struct
-from collections.abc import Callable, Container
-from functools import partial
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from appliance.errors import MagbayError, PermissionDeniedError
-from appliance.storage import unfinished
+from appliance.storage import nameless, unfinished
+from appliance.storage.setting import Rights, Setting
 from appliance.volumes.attributes import LONGEST_NAME
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.stat64 import EncodedStat
 
 Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SPECIAL_BITS = 0o6000
-_XATTR_MAGIC = 0x005C5884
-_ACL_VERSION = 2  # of the kernel's form (linux/posix_acl_xattr.h): u32 version, then entries of tag, permissions, id
-_NO_ID = 0xFFFFFFFF
-_ACL_TAGS = {("user", False): 1, ("user", True): 2, ("group", False): 4, ("group", True): 8, ("mask", False): 16}
-_ACL_OTHER = 32
-_ACL_NAMES = {1007: "system.posix_acl_default", 1008: "system.posix_acl_access"}
-_ACL_NAMES |= {15: "system.posix_acl_access", 16: "system.posix_acl_default"}
 
 
 class LimitError(MagbayError):
@@ -62,7 +51,7 @@ class Target:
 
     def __init__(self, root: Path, *, trusted: bool = True) -> None:
         self.root = root
-        self._trusted = trusted
+        self.rights = Rights(os.geteuid(), trusted)
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -71,7 +60,7 @@ class Target:
             raise kind(f"{root}: {error.strerror}", hint="Give a directory that can be written to.") from None
         self._umask = os.umask(0o77)
         os.umask(self._umask)
-        self._parent: tuple[Parts, int] | None = None  # the directory used last
+        self._parent: tuple[Parts, int, bool] | None = None  # the directory used last, and whether it is new
         self._places = unfinished.Places()
         self._is_branch = False
         self._implicit: set[Parts] = set()  # made on the way, not yet seen on the volume
@@ -114,7 +103,7 @@ class Target:
             os.close(fd)
             raise
         self._forget()
-        self._parent = (wanted, fd)
+        self._parent = (wanted, fd, self._places.was_made(wanted))
         return fd
 
     def _step(self, fd: int, part: bytes, whole: Parts) -> int:
@@ -140,6 +129,11 @@ class Target:
         except FileNotFoundError:
             return None
 
+    def is_new(self, parts: Parts) -> bool:
+        """Whether this restore made the directory that *parts* lies in; False when that is forgotten."""
+        self.parent(parts)
+        return self._parent is not None and self._parent[2]
+
     def was_made_on_the_way(self, parts: Parts) -> bool:
         """Whether the directory is there only because something in it was restored."""
         return parts in self._implicit
@@ -155,6 +149,21 @@ class Target:
             self._forget()
         else:
             os.unlink(parts[-1], dir_fd=self.parent(parts))
+
+    def make_file(
+        self,
+        parts: Parts,
+        data: bytes | bytearray,
+        stat: EncodedStat,
+        acls: Sequence[tuple[int, bytes]],
+        xattrs: Sequence[bytes],
+    ) -> list[str] | None:
+        """As `nameless.make`: a whole file where nothing is; what could not be set, in words. Raises `OSError`."""
+        made = nameless.make(self.parent(parts), parts[-1], data, stat, self.rights, acls, xattrs)
+        if made is None:
+            return None
+        self.foreign += made.foreign
+        return made.missed
 
     def create_file(self, parts: Parts) -> tuple[int, bytes]:
         """A new regular file, open for writing, for its owner only, and its name until `place_file`. Raises `OSError`.
@@ -206,13 +215,18 @@ class Target:
 
     def create_node(self, parts: Parts, stat: EncodedStat) -> None:
         """A FIFO or device node in place of what is there. Raises `OSError`; `OverflowError` for absurd numbers."""
-        if not self._trusted and not modes.S_ISFIFO(stat.mode):
+        if not self.rights.trusted and not modes.S_ISFIFO(stat.mode):
             raise PermissionError(errno.EPERM, "device nodes are not made from a volume that is not trusted")
         self.remove(parts)
         os.mknod(parts[-1], stat.mode & 0o170000 | 0o600, stat.rdev, dir_fd=self.parent(parts))
 
     def apply(
-        self, parts: Parts, stat: EncodedStat, acls: list[tuple[int, bytes]], xattrs: list[bytes], fd: int | None = None
+        self,
+        parts: Parts,
+        stat: EncodedStat,
+        acls: Sequence[tuple[int, bytes]],
+        xattrs: Sequence[bytes],
+        fd: int | None = None,
     ) -> list[str]:
         """Owner, mode, ACL, extended attributes, times, as far as allowed; gives what could not be set, in words.
 
@@ -222,39 +236,13 @@ class Target:
             return []
         # Only this process makes links below the target, so a path through the parent's descriptor that is no link
         # now leads to the thing itself.
-        path = f"/proc/self/fd/{self.parent(parts)}/".encode() + parts[-1]
-        place = path if fd is None else fd
-        is_link = fd is None and modes.S_ISLNK(os.lstat(path).st_mode)
-        missed: list[str] = []
-        if os.geteuid() == 0 and self._trusted:
-            _try(missed, "owner", lambda: os.chown(place, stat.uid, stat.gid, follow_symlinks=not is_link))
-        elif self._trusted:
-            self._own(place, stat, follow=not is_link)
-        mode = stat.mode & 0o7777
-        if not self._trusted or os.geteuid() not in (0, stat.uid):
-            mode &= ~_SPECIAL_BITS
-        if xattrs and not is_link and not mode & 0o200 and os.geteuid() != 0:
-            _try(missed, "mode", lambda: os.chmod(place, 0o700))  # noqa: PTH101 (only what may be written takes them)
-        for packed in xattrs:
-            _try(missed, "extended attributes", partial(_set_xattrs, place, not is_link, packed, self._trusted))
-        if not is_link:
-            _try(missed, "mode", lambda: os.chmod(place, mode))  # noqa: PTH101 (a descriptor)
-        for stream, text in acls:
-            _try(missed, "ACL", partial(_set_acl, place, not is_link, stream, text))
-        times = (stat.atime * 10**9, stat.mtime * 10**9)
-        _try(missed, "times", lambda: os.utime(place, ns=times, follow_symlinks=not is_link))
-        return missed
-
-    def _own(self, place: int | bytes, stat: EncodedStat, *, follow: bool) -> None:
-        """The group, where an unprivileged user may; the rest is counted, not told file by file."""
-        found = os.stat(place, follow_symlinks=follow)  # noqa: PTH116 (a descriptor)
-        same = stat.uid == found.st_uid
-        if stat.gid != found.st_gid:
-            try:
-                os.chown(place, -1, stat.gid, follow_symlinks=follow)
-            except (OSError, OverflowError):
-                same = False
-        self.foreign += not same
+        place = f"/proc/self/fd/{self.parent(parts)}/".encode() + parts[-1] if fd is None else fd
+        found = os.lstat(place) if isinstance(place, bytes) else os.fstat(place)
+        is_link = modes.S_ISLNK(found.st_mode)
+        setting = Setting(place, stat, self.rights, is_link=is_link)
+        setting.all(found, acls, xattrs)
+        self.foreign += setting.foreign
+        return setting.missed
 
     def settle(self, known: Container[Parts]) -> None:
         """At the end: open the directories that were made on the way and are not *known*. Raises `OSError`."""
@@ -269,87 +257,3 @@ class Target:
     def flush(self) -> None:
         """Return when everything is on the disk, whatever file systems it went to. Raises `OSError`."""
         self._places.flush()
-
-
-def _try(missed: list[str], what: str, action: Callable[[], None]) -> None:
-    try:
-        action()
-    except OSError as error:
-        missed.append(f"{what} not set ({error.strerror})")
-    except (OverflowError, VolumeError) as error:
-        missed.append(f"{what} not set ({error})")
-
-
-def unpack_xattrs(packed: bytes) -> list[tuple[bytes, bytes]]:
-    """The (name, value) pairs of an extended attributes record (stream 1998). Raises `VolumeError`.
-
-    Source: volume format, section 9.4.
-    """
-    found, at = [], 0
-
-    def take(length: int) -> bytes:
-        nonlocal at
-        if length > len(packed) - at:
-            raise VolumeError("the record of extended attributes is damaged")
-        at += length
-        return packed[at - length : at]
-
-    while at < len(packed):
-        magic, length = struct.unpack(">II", take(8))
-        name = take(length)
-        if magic != _XATTR_MAGIC or not name or b"\0" in name:
-            raise VolumeError("the record of extended attributes is damaged")
-        (length,) = struct.unpack(">I", take(4))
-        found.append((name, take(length)))
-    return found
-
-
-def _set_xattrs(place: int | bytes, follow: bool, packed: bytes, trusted: bool) -> None:
-    failed: list[str] = []
-    for name, value in unpack_xattrs(packed):
-        if not trusted and not name.startswith(b"user."):
-            continue
-        try:
-            os.setxattr(place, name, value, follow_symlinks=follow)
-        except OSError as error:
-            failed.append(f"{os.fsdecode(name)}: {error.strerror}")
-    if failed:
-        raise VolumeError("; ".join(failed))
-
-
-def _set_acl(place: int | bytes, follow: bool, stream: int, text: bytes) -> None:
-    name = _ACL_NAMES.get(stream)
-    if name is None:
-        raise VolumeError(f"of another system, stream {stream}")
-    os.setxattr(place, name, pack_acl(text), follow_symlinks=follow)
-
-
-def pack_acl(text: bytes) -> bytes:
-    """The kernel's form of an ACL from the text of acl_to_text(3). Raises `VolumeError` for anything else.
-
-    Names that this system does not know are taken as numbers if they are some.
-    """
-    entries = []
-    for line in text.rstrip(b"\0").decode("utf-8", "surrogateescape").splitlines():
-        fields = line.partition("#")[0].strip().split(":")
-        if fields == [""]:
-            continue
-        if len(fields) != 3 or len(fields[2]) != 3:
-            raise VolumeError(f"the ACL has the line {line[:60]!r}")
-        kind, who, letters = fields
-        tag = _ACL_OTHER if kind == "other" else _ACL_TAGS.get((kind, bool(who)))
-        if tag is None:
-            raise VolumeError(f"the ACL has the line {line[:60]!r}")
-        bits = sum(bit for bit, letter in zip((4, 2, 1), letters, strict=True) if letter != "-")
-        entries.append((tag, bits, _identity(kind, who) if tag in (2, 8) else _NO_ID))
-    entries.sort(key=lambda entry: (entry[0], entry[2]))
-    return struct.pack("<I", _ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-
-
-def _identity(kind: str, who: str) -> int:
-    try:
-        return pwd.getpwnam(who).pw_uid if kind == "user" else grp.getgrnam(who).gr_gid
-    except (KeyError, ValueError):
-        if not who.isdigit() or int(who) >= _NO_ID:
-            raise VolumeError(f"the ACL names the {kind} {who!r}, who is not known here") from None
-        return int(who)

@@ -95,12 +95,18 @@ class Places:
 
     def __init__(self) -> None:
         self._seen: set[Sequence[bytes]] = set()
+        self._made: set[Sequence[bytes]] = set()  # of these
         self._flushed: dict[int, int] = {}  # device number -> open directory
         self._hidden: set[int] = set()  # of file systems on which no directory could be opened
 
     def made(self, parts: Sequence[bytes]) -> None:
         """This restore made the directory: nothing of an older one can be in it."""
         self._remember(parts)
+        self._made.add(parts)
+
+    def was_made(self, parts: Sequence[bytes]) -> bool:
+        """Whether this restore made the directory; False when that is forgotten."""
+        return parts in self._made
 
     def came_to(self, parts: Sequence[bytes], directory: int) -> None:
         """The directory *parts*, open as *directory*, will be written in. What dead restores left in it goes."""
@@ -126,6 +132,7 @@ class Places:
     def _remember(self, parts: Sequence[bytes]) -> None:
         if len(self._seen) >= _MOST_KEPT:
             self._seen.clear()
+            self._made.clear()
         self._seen.add(parts)
 
     def flush(self) -> None:

@@ -16,7 +16,7 @@ _XXH = {"XXHASH64": "xxh64", "XXH3_64": "xxh3_64", "XXH3_128": "xxh3_128", "XXH1
 class Hash(Protocol):
     """What a hash object can do."""
 
-    def update(self, data: bytearray | memoryview, /) -> object:
+    def update(self, data: bytes | bytearray | memoryview, /) -> object:
         """Take more bytes."""
 
     def digest(self) -> bytes:

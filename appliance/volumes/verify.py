@@ -81,9 +81,17 @@ class DigestPlan:
 
     def learn(self, digest: Digest) -> None:
         """A digest record was seen."""
-        if digest.algorithm in self._all:
-            ids = digest.entry.ids
+        ids = digest.entry.ids
+        if digest.algorithm in self._all and digest.algorithm not in self._learned.get(ids, ()):
             self._learned[ids] = self._learned.get(ids, frozenset()) | {digest.algorithm}
+
+    def matches(self, digest: Digest, data: bytes | bytearray) -> bool | None:
+        """As of a `FileDigest` that has seen *data*, of a file whose data are all at hand."""
+        if digest.algorithm not in self._all:
+            return None
+        found = digests.new(digest.algorithm)
+        found.update(data)
+        return found.digest() == digest.value
 
     def learn_none(self, end: FileEnd) -> None:
         """A file with data ended without a digest: its session has none, as long as none shows up."""

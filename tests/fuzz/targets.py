@@ -11,7 +11,7 @@ from pathlib import Path
 
 from appliance.errors import MagbayError
 from appliance.storage.extract import Extractor
-from appliance.storage.targets import pack_acl, unpack_xattrs
+from appliance.storage.setting import pack_acl, unpack_xattrs
 from appliance.volumes import fastlz, lzo
 from appliance.volumes.attributes import parse_attributes, parse_restore_object
 from appliance.volumes.bb03 import VolumeKey, VolumeKeys

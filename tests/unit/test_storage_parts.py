@@ -21,7 +21,7 @@ from appliance.storage.limits import Limits
 from appliance.storage.model import JobStatus, Level, Media, NewJob, Outcome, Stretch, VolumeStatus
 from appliance.storage.reading import BUFFER, OFFSET, Reader, new_hash
 from appliance.storage.selection import matcher
-from appliance.storage.targets import pack_acl
+from appliance.storage.setting import pack_acl
 from appliance.storage.walk import Walker, allow_depth, tops, total_bytes
 from tests.unit.enginehelp import below, bring_back, in_one_process, save, sparse_file
 
