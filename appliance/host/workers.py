@@ -31,27 +31,40 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 # Without site, whose time a worker does not need: the paths are those of the first process.
 _BEGIN = "import sys; sys.path[:] = sys.argv[1].split('\\n'); from {0} import main; main(sys.argv[2:])"
 
+_ahead: dict[str, Worker] = {}
+
 
 def worthwhile() -> bool:
     """Whether a second process could run beside this one."""
     return bool(sys.executable) and len(os.sched_getaffinity(0)) > 1
 
 
-class Worker:
-    """The first process's side: starts `main` of *module*, which finds *task* by `Ring.task`. Close it."""
+def start_ahead(module: str) -> None:
+    """Start a worker that `Worker.of` will be asked for, where that is worthwhile: both begin at the same time."""
+    if worthwhile():
+        with contextlib.suppress(OSError):  # told when it is really needed
+            _ahead[module] = Worker(module)
 
-    def __init__(self, module: str, task: bytes) -> None:
+
+class Worker:
+    """The first process's side: starts `main` of *module*, which does what it is given by `give`. Close it."""
+
+    @classmethod
+    def of(cls, module: str) -> Worker:
+        """One that was started ahead, or a new one. Raises `OSError`."""
+        return _ahead.pop(module, None) or cls(module)
+
+    def __init__(self, module: str) -> None:
         """Raises `OSError`."""
         memory = os.memfd_create("magbay", os.MFD_CLOEXEC)
         pipes: list[int] = []
         try:
             os.ftruncate(memory, SEGMENT * SEGMENTS)
             self._memory = memoryview(mmap.mmap(memory, SEGMENT * SEGMENTS))
-            self._memory[: len(task)] = task
             for _ in range(2):
                 pipes += os.pipe()
             self._full, full, free, self._free = pipes
-            words = [str(word) for word in (memory, full, free, len(task))]
+            words = [str(word) for word in (memory, full, free)]
             begin = _BEGIN.format(module)
             argv = [sys.executable, "-I", "-S", "-c", begin, "\n".join([_PLACE, *sys.path]), *words]
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -69,6 +82,14 @@ class Worker:
             os.close(memory)
         os.close(full)
         os.close(free)
+
+    def give(self, task: bytes) -> None:
+        """What it is to do. Raises `MagbayError` when that is more than the shared memory holds."""
+        if len(task) > len(self._memory):
+            raise MagbayError(f"the rules of what is saved are too long by {len(task) - len(self._memory)} bytes")
+        self._memory[: len(task)] = task
+        with contextlib.suppress(BrokenPipeError):  # told by `segments`
+            os.write(self._free, _FULL.pack(len(task)))
 
     def segments(self, check: Callable[[], None]) -> Iterator[memoryview]:
         """What the worker hands over, segment by segment, each valid until the next one is taken; *check* is called
@@ -106,9 +127,13 @@ class Ring:
     """The worker's side. *words*: those that its `main` was given."""
 
     def __init__(self, words: list[str]) -> None:
-        memory, self._full, self._free, size = map(int, words)
+        """Waits for the task. Raises `SystemExit` alone, as all that is here."""
+        memory, self._full, self._free = map(int, words)
         self._memory = memoryview(mmap.mmap(memory, SEGMENT * SEGMENTS))
-        self.task = bytes(self._memory[:size])
+        told = os.read(self._free, _FULL.size)
+        if not told:
+            raise SystemExit(1)
+        self.task = bytes(self._memory[: _FULL.unpack(told)[0]])
         self._number = 0
         self._sent = 0
         os.close(memory)
@@ -124,7 +149,7 @@ class Ring:
         return self._sent
 
     def hand_over(self, used: int) -> None:
-        """Give away the first *used* bytes of the segment; another one is there next. Raises `SystemExit` alone."""
+        """Give away the first *used* bytes of the segment; another one is there next."""
         try:
             os.write(self._full, _FULL.pack(used))
             self._sent += 1

@@ -30,7 +30,7 @@ from appliance.storage.gathering import Gathering
 from appliance.storage.handing import Task
 from appliance.storage.joblog import JobLog, LogCallback
 from appliance.storage.limits import Limits
-from appliance.storage.model import Job, JobStatus, Level, NewJob
+from appliance.storage.model import DEFAULT_NAME, Job, JobStatus, Level, NewJob
 from appliance.storage.output import Cancelled, Tally
 from appliance.storage.pools import dialect, pool_config
 from appliance.storage.saved_files import FileWriter
@@ -44,7 +44,6 @@ from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.writer import SessionWriter
 
 _NAME = re.compile(r"[A-Za-z0-9:._-]{1,60}")
-DEFAULT_NAME = "backup"
 _LEVELS = {level.word: level for level in Level}
 # How long a job of the configuration waits for its next magazine when nothing else is said, in seconds.
 _NEXT_MAGAZINE = 2 * 3600

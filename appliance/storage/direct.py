@@ -30,12 +30,12 @@ class Direct:
         self.advance = advance
         self.info = log.info
         self.warning = log.warning
-        self._rows = rows
+        self.add = rows.add
         self._cancelled = cancelled
 
     def row(self, index: int, kind: int, name: bytes, numbers: bytes, digest: str) -> None:
         """To the catalog."""
-        self._rows.add(index, kind, name, numbers.decode("ascii"), digest)
+        self.add(index, kind, name, numbers.decode("ascii"), digest)
 
     def small(
         self, index: int, kind: int, name: bytes, numbers: bytes, data: memoryview, algorithm: str | None

@@ -139,7 +139,7 @@ def _gather(task: Task, output: RingOutput) -> None:
     allow_depth()
     saver = Saver(output, SavingOptions(task.rules, task.signature))
     try:
-        walker = Walker(task.limits, saver.trouble, output.info)
+        walker = Walker(task.limits, saver.trouble, output.info, look=False)
         for name in task.names:
             for found in walker.walk(name):
                 saver.save(found)

@@ -28,11 +28,11 @@ class Intake:
 
     def take(self, segment: memoryview, output: Direct) -> None:
         """Pass on the messages of one segment. Raises what the output raises."""
-        at = 0
-        while at < len(segment):
+        output.check()
+        at, end = 0, len(segment)
+        while at < end:
             size, what = HEAD.unpack_from(segment, at)
             if what == Message.SMALL:
-                output.check()
                 self._small(segment, at, size, output)
             else:
                 self._other(segment[at : at + size], what, output)
@@ -40,23 +40,21 @@ class Intake:
 
     def _small(self, segment: memoryview, at: int, size: int, output: Direct) -> None:
         _, _, kind, code, digested, index, name_at, name, numbers, data_at, data = SMALL.unpack_from(segment, at)
-        records = segment[at + SMALL.size : at + size]
+        begin, end = at + SMALL.size, at + size
         digest = b""
         if code:
+            seen = new_hash(ALGORITHMS[code])
+            digest_at = end - seen.digest_size
             if digested:
-                seen = new_hash(ALGORITHMS[code])
-                digest = bytes(records[len(records) - seen.digest_size :])
+                digest = bytes(segment[digest_at:end])
             else:
-                seen = new_hash(ALGORITHMS[code])
-                seen.update(records[data_at : data_at + data])
-                digest = seen.digest()
-                records[len(records) - len(digest) :] = digest
+                seen.update(segment[begin + data_at : begin + data_at + data])
+                segment[digest_at:end] = digest = seen.digest()
+        name_at += begin
         name_end = name_at + name
-        output.records(index, records, 1 + bool(data) + bool(code))
-        output.row(
-            index, kind, bytes(records[name_at:name_end]), bytes(records[name_end + 1 : name_end + 1 + numbers]),
-            digest_text(digest),
-        )  # fmt: skip
+        output.records(index, segment[begin:end], 1 + bool(data) + bool(code))
+        lstat = str(segment[name_end + 1 : name_end + 1 + numbers], "ascii")
+        output.add(index, kind, bytes(segment[name_at:name_end]), lstat, digest_text(digest))
         self.files = index
 
     def _other(self, message: memoryview, what: int, output: Direct) -> None:
@@ -102,7 +100,12 @@ class Gathering(Intake):
     def __init__(self, task: Task) -> None:
         """Start reading. Raises `OSError` when there can be no second process."""
         super().__init__()
-        self._worker = Worker(_MODULE, pickle.dumps(task))
+        self._worker = Worker.of(_MODULE)
+        try:
+            self._worker.give(pickle.dumps(task))
+        except MagbayError:
+            self._worker.close()
+            raise
 
     def close(self) -> None:
         """End the other process."""

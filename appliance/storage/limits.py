@@ -59,6 +59,11 @@ class Limits:
             marks=fileset.exclude_marked,
         )
 
+    @property
+    def by_status(self) -> bool:
+        """Whether size or age of a file decide."""
+        return self.largest is not None or self.oldest is not None
+
     def excludes(self, path: bytes, *, directory: bool) -> bool:
         """Whether a pattern leaves the path out."""
         return self.exclude is not None and self.exclude.match(os.fsdecode(path), directory=directory)

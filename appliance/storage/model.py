@@ -27,6 +27,10 @@ class JobStatus(Enum):
         return self in (JobStatus.DONE, JobStatus.WARNINGS)
 
 
+DEFAULT_NAME = "backup"
+"""Of a job that is in no configuration."""
+
+
 class Level(Enum):
     """How much a backup saves; the values are Bacula's one-letter codes."""
 

@@ -14,7 +14,7 @@ from appliance.storage.digests import digest_text, link_digest
 from appliance.storage.output import Output
 from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Hash, Reader, cut, new_hash, zeros
 from appliance.storage.saving_options import FileOptions, SavingOptions
-from appliance.storage.walk import Found
+from appliance.storage.walk import NOT_LOOKED_AT, Found
 from appliance.volumes.attributes import LONGEST_NAME, FileType, join_attributes
 from appliance.volumes.stat64 import EncodedStat, pack_stat
 from appliance.volumes.streams import DIGEST_STREAMS, Stream
@@ -58,14 +58,13 @@ class Saver:
     def save(self, found: Found) -> None:
         """Save one thing; what cannot be read becomes a warning. Raises what the volume raises, and `Cancelled`."""
         self._output.check()
-        status = found.stat
-        kind = modes.S_IFMT(status.st_mode)
+        kind = modes.S_IFMT(found.stat.st_mode)
         if kind == modes.S_IFSOCK:
             return
         if len(found.path) >= LONGEST_NAME:  # a directory's gets a slash
             self.trouble(found.path, OSError(errno.ENAMETOOLONG, "its path is longer than a restore takes"))
             return
-        if status.st_nlink > 1 and kind in _LINKABLE and self._link(found):
+        if found.stat.st_nlink > 1 and kind in _LINKABLE and self._link(found, found.stat):
             return
         try:
             self._save_as(kind, found)
@@ -138,14 +137,14 @@ class Saver:
 
     # -- hard links -------------------------------------------------------------------------------------------
 
-    def _link(self, found: Found) -> bool:
+    def _link(self, found: Found, status: os.stat_result) -> bool:
         """Save another name of an inode that was saved before; False when it is the first."""
-        key = (found.stat.st_dev, found.stat.st_ino)
+        key = (status.st_dev, status.st_ino)
         first = self._links.get(key)
         if first is None:
             return False
         more = self._extras_of(found)
-        numbers = pack_stat(found.stat, link_fi=first.file_index)
+        numbers = pack_stat(status, link_fi=first.file_index)
         index = self._begin(FileType.HARD_LINK, found.path, numbers, first.path, first.digest)
         self._write_extras(index, more)
         self._write_digest(index, first.digest, first.algorithm)
@@ -167,6 +166,8 @@ class Saver:
             status = os.fstat(descriptor)
             if not modes.S_ISREG(status.st_mode):
                 raise OSError(0, "it is another thing now than when it was found")
+            if status.st_nlink > 1 and found.stat is NOT_LOOKED_AT and self._link(found, status):
+                return
             more = self._extras_of(found, descriptor)
             digest = self._read_and_write(found, descriptor, status, more)
             self._remember(status, self.files, found.path, digest)

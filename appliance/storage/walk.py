@@ -29,8 +29,15 @@ Trouble = Callable[[bytes, OSError], None]
 """Told of what cannot be read."""
 
 
+NOT_LOOKED_AT = os.stat_result((modes.S_IFREG, *[0] * 9))
+"""In the place of the status of a regular file, of which its directory tells the type and nobody needs more yet."""
+
+
 class Found(NamedTuple):
-    """One thing to be saved. *path* is absolute; *name* is opened relative to the directory *parent* (-1: cwd)."""
+    """One thing to be saved. *path* is absolute; *name* is opened relative to the directory *parent* (-1: cwd).
+
+    *stat* may be `NOT_LOOKED_AT` where the walker was asked for that.
+    """
 
     path: bytes
     name: bytes
@@ -101,10 +108,14 @@ class _Level:
 
 
 class Walker:
-    """Walks one top path on its file system. *trouble* is told of what cannot be read, *notice* of what is left out."""
+    """Walks one top path on its file system. *trouble* is told of what cannot be read, *notice* of what is left out.
 
-    def __init__(self, limits: Limits, trouble: Trouble, notice: Callable[[str], None]) -> None:
+    *look*: False when the caller looks at regular files itself (`NOT_LOOKED_AT`), unless the limits need to know more.
+    """
+
+    def __init__(self, limits: Limits, trouble: Trouble, notice: Callable[[str], None], *, look: bool = True) -> None:
         self._limits = limits
+        self._look_at_all = look or limits.by_status
         self._trouble = trouble
         self._notice = notice
         self._levels: list[_Level] = []
@@ -180,7 +191,10 @@ class Walker:
         if level.only is not None and entry.name not in level.only:
             return None
         try:
-            status = entry.stat(follow_symlinks=False)
+            if self._look_at_all or not entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+            else:
+                status = NOT_LOOKED_AT
         except OSError as error:
             self._trouble(path, error)
             return None
