@@ -250,6 +250,10 @@ def parse(data: bytes, path: Path) -> VchangerFile:
     magazines = []
     for line, key, raw, quoted in lines:
         value = _ESCAPE.sub(_unescape, raw) if quoted and not old else raw
+        if not (value or quoted or old or key == "magazine"):
+            # To 1.0 nothing behind the = means that the keyword was not written; "" is an empty text.
+            single.pop(_ALIASES.get(key, key), None)
+            continue
         _check(key, value, path, line)
         if key == "magazine":
             magazines.append(value)

@@ -18,7 +18,7 @@ from appliance.changer.view import current
 from appliance.cli.main import main
 from appliance.config import vchanger
 from appliance.config.loader import is_vchanger, load
-from appliance.config.schema import Config
+from appliance.config.schema import Config, DirectorKind
 from appliance.errors import ConfigError
 from appliance.host.real.mounts import parse
 from appliance.magazines import elsewhere
@@ -257,6 +257,8 @@ class TestNew:
         ("work_dir = \\\n  /w\nmagazine /x\n", 3, "KEYWORD = VALUE"),
         ("magazine = /x\n[other]\n", 2, "KEYWORD = VALUE"),
         ("changer_name = ../x\n", 1, "a name"),
+        ("magazine = /x\nDefault Pool = ''\n", 2, "no value"),
+        ("magazine = /x\nvirtual_drives =\n", 2, "no value"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path: Path, text: str, line: int, words: str) -> None:
@@ -266,6 +268,26 @@ def test_errors_name_file_and_line(tmp_path: Path, text: str, line: int, words: 
     with pytest.raises(ConfigError) as caught:
         load(file)
     assert f"{file}:{line}: " in caught.value.message and words in caught.value.message
+
+
+def test_nothing_behind_the_equals_sign_is_the_default(tmp_path: Path) -> None:
+    """vchanger 1.0 clears the keyword then; a quoted empty text is a value, which not every keyword takes."""
+    file = tmp_path / "v.conf"
+    bare = "Storage Resource = c\nMagazine = /x\n"
+    for lines in (
+        "Default Pool =\n",
+        "Default Pool = Other\nDefault Pool = # none\n",
+        "Default Pool =",
+        "User =\nGroup=\n",
+    ):
+        file.write_text(f"{bare}{lines}")
+        assert (load(file).director.pool, vchanger.read(file).user) == ("Scratch", "")
+    file.write_text(f"{bare}Default Pool =\nDefault Pool = Last\nWork Dir =\n")
+    assert load(file).director.pool == "Last" and load(file).state_dir == Path("/var/spool/vchanger/c")
+    file.write_text(f"{bare}bconsole config = /etc/b.conf\nbconsole =\n")
+    assert load(file).director.kind is DirectorKind.BACULA
+    file.write_text(f'{bare}bconsole config = /etc/b.conf\nbconsole = ""\n')
+    assert load(file).director.kind is DirectorKind.NONE
 
 
 @pytest.mark.parametrize("text", [OLD, NEW])
