@@ -16,7 +16,7 @@ from typing import Any
 from appliance.config.schema import Config
 from appliance.errors import NotFoundError, PermissionDeniedError
 from appliance.host import files
-from appliance.storage import tables
+from appliance.storage import folders, tables
 from appliance.storage.alive import Alive
 from appliance.storage.database import CatalogError as CatalogError
 from appliance.storage.database import Database, declared
@@ -194,6 +194,7 @@ class Catalog:
                 ),
             )  # fmt: skip
 
+        self.attempt(folders.settle, durable=False)
         self.attempt(finish)
         self._alive.end(job_id)
 

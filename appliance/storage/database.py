@@ -22,6 +22,8 @@ class CatalogError(MagbayError):
 
 # How long a process waits for another one's transaction, in seconds.
 PATIENCE = 60
+# An index by names is made of parts: of so many bits of a row's number are the rows of one part (`names.py`).
+PART = 14
 _FILE = "INSERT INTO File VALUES(?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -84,6 +86,9 @@ class Database(Protocol):
 
     def add_files(self, rows: Sequence[Sequence[Any]], *, again: bool) -> None:
         """Insert rows of File, fast; with *again* those that are there stay."""
+
+    def path_ids(self, paths: Sequence[bytes]) -> dict[bytes, int]:
+        """The numbers of those directories that have a row in Path."""
 
     def numbers_follow(self, table: str, column: str) -> None:
         """Rows with numbers of their own were inserted: those that the database gives out go on behind them."""
@@ -172,6 +177,12 @@ class SQLite:
     def add_files(self, rows: Sequence[Sequence[Any]], *, again: bool) -> None:
         """One by one; that is fast here."""
         self._db.executemany(_FILE + (" ON CONFLICT DO NOTHING" if again else ""), rows)
+
+    def path_ids(self, paths: Sequence[bytes]) -> dict[bytes, int]:
+        """One by one; that is fast here."""
+        query = "SELECT PathId FROM Path WHERE Path=?"
+        found = ((path, self._db.execute(query, (path,)).fetchone()) for path in paths)
+        return {path: int(row[0]) for path, row in found if row}
 
     def numbers_follow(self, table: str, column: str) -> None:
         """They do so by themselves."""

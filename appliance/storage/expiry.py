@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from appliance.config.schema import Config
+from appliance.storage import folders
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.model import Job, JobStatus, Media
@@ -63,8 +64,14 @@ def prune(catalog: Catalog, config: Config, *, dry_run: bool = False) -> list[Jo
             db.execute("DELETE FROM JobMedia WHERE JobId=?", (job.job_id,))
             db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus.PURGED.value, job.job_id))
         if gone and not catalog.jobs(status=JobStatus.RUNNING):
-            db.execute("DELETE FROM Path WHERE NOT EXISTS (SELECT 1 FROM File WHERE File.PathId=Path.PathId)")
+            _tidy(db)
     return gone
+
+
+def _tidy(db: Database) -> None:
+    """Inside a transaction, when nobody is about to enter files: names of directories without any go."""
+    db.execute("DELETE FROM Path WHERE NOT EXISTS (SELECT 1 FROM File WHERE File.PathId=Path.PathId)")
+    folders.look_again(db)
 
 
 def forget(db: Database, job_ids: set[int], media: Media) -> None:

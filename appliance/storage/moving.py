@@ -11,7 +11,7 @@ from appliance.storage.database import Database
 from appliance.storage.model import JobStatus
 
 # In both databases the columns stand in the order in which `tables.py` declares them.
-_TABLES = ("Media", "Session", "Job", "JobMedia", "Path", "File", "Log", "Scanned", "Loose", "Counter")
+_TABLES = ("Media", "Session", "Job", "JobMedia", "Path", "Alone", "File", "Log", "Scanned", "Loose", "Counter")
 # Columns whose numbers the database gives out itself.
 _NUMBERED = (("Media", "MediaId"), ("JobMedia", "JobMediaId"), ("Path", "PathId"), ("Log", "LogId"))
 _BATCH = 2000

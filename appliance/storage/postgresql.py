@@ -27,6 +27,7 @@ _WORDS = (
     (r"\bBLOB\b", "BYTEA"),
     (r" WITHOUT ROWID", ""),
 )
+_INDEXED_BY = re.compile(r" INDEXED BY \w+")
 _INSTR = re.compile(r"\binstr\(([\w.]+), \?\)")
 _ADD_FILES = (
     "INSERT INTO File(JobId, FileIndex, PathId, Name, Type, LStat, Digest) SELECT * FROM unnest(%s::bigint[], "
@@ -165,6 +166,12 @@ class PostgreSQL:
             columns[4] = [int(kind) for kind in columns[4]]
             self._db.execute(_ADD_FILES + (" ON CONFLICT DO NOTHING" if again else ""), columns)
 
+    def path_ids(self, paths: Sequence[bytes]) -> dict[bytes, int]:
+        """In one statement; not prepared: a plan for the table while it was small reads all of it when it is large."""
+        query = "SELECT Path, PathId FROM Path WHERE Path=ANY(%s)"
+        rows = self._db.execute(query, (list(paths),), prepare=False)
+        return {bytes(path): int(path_id) for path, path_id in rows}
+
     def numbers_follow(self, table: str, column: str) -> None:
         """Set the sequence behind the column."""
         sequence = f"pg_get_serial_sequence('{table.lower()}', '{column.lower()}')"
@@ -186,5 +193,6 @@ class PostgreSQL:
 @functools.lru_cache(maxsize=256)
 def _translated(statement: str) -> bytes:
     """Question marks as psycopg has them, and what SQLite has a word of its own for."""
+    statement = _INDEXED_BY.sub("", statement)
     statement = _INSTR.sub(r"position(? IN \1)", statement)
     return statement.replace("%", "%%").replace("?", "%s").encode()

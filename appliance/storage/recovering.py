@@ -14,7 +14,7 @@ from appliance.errors import MagbayError, UsageError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage import copies, scanning
+from appliance.storage import copies, folders, scanning
 from appliance.storage.catalog import FILE, Catalog, CatalogError, next_job_id
 from appliance.storage.copies import Copy
 from appliance.storage.database import Database
@@ -154,6 +154,7 @@ def _enter(
     rows.flush()
     with catalog.transaction() as db:
         _enter_places(db, copy, media, job_id)
+        folders.settle(db)
         db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus(copy.job["status"]).value, job_id))
     result.jobs.append(job_id)
 

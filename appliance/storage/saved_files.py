@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
+from appliance.storage import folders
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.digests import ALGORITHMS
@@ -66,20 +67,30 @@ class FileWriter:
             self._write(db, rows, again=True)
 
     def _write(self, db: Database, batch: list[_Row], *, again: bool) -> None:
-        rows = []
-        for index, kind, path, lstat, digest in batch:
-            cut = path.rfind(b"/") + 1
-            path_id = self._paths.get(path[:cut]) or self._path_id(db, path[:cut])
-            rows.append((self._job_id, index, path_id, path[cut:], kind, lstat, digest))
+        if len(self._paths) > _PATHS:
+            self._paths.clear()
+        cuts = [path.rfind(b"/") + 1 for _, _, path, _, _ in batch]
+        self._learn(db, dict.fromkeys(row[2][:cut] for row, cut in zip(batch, cuts, strict=True)))
+        rows = [
+            (self._job_id, index, self._paths[path[:cut]], path[cut:], kind, lstat, digest)
+            for (index, kind, path, lstat, digest), cut in zip(batch, cuts, strict=True)
+        ]
         db.add_files(rows, again=again)
 
-    def _path_id(self, db: Database, path: bytes) -> int:
-        db.execute("INSERT INTO Path(Path) VALUES(?) ON CONFLICT DO NOTHING", (path,))
-        (known,) = db.execute("SELECT PathId FROM Path WHERE Path=?", (path,)).fetchone()
-        if len(self._paths) >= _PATHS:
-            self._paths.clear()
-        self._paths[path] = int(known)
-        return int(known)
+    def _learn(self, db: Database, wanted: Iterable[bytes]) -> None:
+        """Have the ids of directories at hand; those that have no row yet get one."""
+        unknown = [path for path in wanted if path not in self._paths]
+        if unknown:
+            self._paths |= db.path_ids(unknown)
+        new = [path for path in unknown if path not in self._paths]
+        if new:
+            places = [folders.split(path) for path in new]
+            rows = [(path, folder) for path, (folder, _) in zip(new, places, strict=True)]
+            db.executemany("INSERT INTO Path(Path, Folder) VALUES(?, ?)", rows)
+            self._paths |= db.path_ids(new)
+            # Unless the row of the directory above follows; at the end of the job that is looked at.
+            alone = [path for path, (_, above) in zip(new, places, strict=True) if above and above not in self._paths]
+            db.executemany("INSERT INTO Alone VALUES(?)", [(self._paths[path],) for path in alone])
 
 
 def of_job(catalog: Catalog, job_id: int) -> Generator[SavedFile, None, None]:
@@ -107,7 +118,7 @@ def job_algorithm(catalog: Catalog, job_id: int) -> str | None:
     return ALGORITHMS.get(lengths[0]) if len(lengths) == 1 else None
 
 
-def _rank(chain: Sequence[int]) -> str:
+def rank(chain: Sequence[int]) -> str:
     """An expression that grows from the oldest job of *chain* to the newest: JobIds, unless a scan gave them others."""
     if list(chain) == sorted(chain):
         return "f.JobId"
@@ -163,7 +174,7 @@ def _newest_where(
 ) -> Iterator[SavedFile]:
     # One JobId alone would make SQLite read all files of that job rather than those of the directory.
     jobs = (*chain, chain[-1])
-    query = _NEWEST.format(where=where, marks=", ".join("?" * len(jobs)), rank=_rank(chain))
+    query = _NEWEST.format(where=where, marks=", ".join("?" * len(jobs)), rank=rank(chain))
     for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *jobs), many=many):
         yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
@@ -176,21 +187,6 @@ def below(catalog: Catalog, chain: Sequence[int], path: bytes) -> Iterator[Saved
     inside = path.rstrip(b"/") + b"/"
     # A slash is followed by "0" in ASCII: everything that begins with the directory's name and slash is in between.
     yield from _newest_where(catalog, chain, "p.Path>=? AND p.Path<?", (inside, inside[:-1] + b"0"), many=True)
-
-
-_NAMED = (
-    "SELECT JobId, FileIndex, Type, Path, Name, LStat, Digest FROM ("
-    "SELECT f.JobId, f.FileIndex, f.Type, f.PathId, f.Name, f.LStat, f.Digest, "
-    "row_number() OVER (PARTITION BY f.PathId, f.Name ORDER BY {rank} DESC) AS Place "
-    "FROM File f WHERE ({where}) AND f.JobId IN ({marks})) n JOIN Path USING(PathId) WHERE Place=1"
-)
-
-
-def named(catalog: Catalog, chain: Sequence[int], where: str, values: Sequence[bytes]) -> Iterator[SavedFile]:
-    """The newest versions in the jobs of *chain* of what has a name as the condition *where* on `f.Name` says."""
-    query = _NAMED.format(where=where, marks=", ".join("?" * len(chain)), rank=_rank(chain))
-    for job_id, index, kind, path, name, lstat, digest in catalog.rows(query, (*values, *chain), many=True):
-        yield SavedFile(job_id, index, kind, path + name, lstat, digest)
 
 
 def children(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Iterator[SavedFile]:

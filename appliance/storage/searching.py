@@ -1,9 +1,9 @@
 """Finding saved files by patterns, reading as little of the catalog as each pattern allows.
 
 * A pattern that begins with a slash names the directory that its matches lie in: an index leads there.
-* A bare name, or a pattern of one with some literal letters in it, is looked for by the database itself: an index on
-  names would be one more write in a random place for each file that is saved. What it finds, and what lies in
-  directories of such names, is then compared with the whole pattern here.
+* Of a bare name, or a pattern of one that begins with literal letters, an index knows where it is (`names.py`); one
+  that has such letters later on is looked for by the database itself in all names of the jobs. What it finds, and what
+  lies in directories of such names, is then compared with the whole pattern here.
 * For anything else all names of the jobs are read here, and that is said.
 """
 
@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from appliance.errors import NotFoundError
+from appliance.storage import names as by_name
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
+from appliance.storage.folders import split
 from appliance.storage.model import Job, SavedFile
+from appliance.storage.names import Likeness
 from appliance.storage.plan import Wanted
 from appliance.storage.selection import matcher
 from appliance.volumes.attributes import FileType
@@ -96,10 +99,10 @@ def _looked_up(
             last = root
             kept.add(root[:-1])
             yield from saved_files.below(catalog, jobs, root[:-1])
-    if names:
-        where = " OR ".join(f"({name.condition})" for name in names)
-        for saved in saved_files.named(catalog, jobs, where, [value for name in names for value in name.values]):
-            if not _is_in(saved.path, kept):
+    for number, name in enumerate(names):
+        for saved in by_name.files(catalog, jobs, name.like):
+            last_part = saved.path.rpartition(b"/")[2]
+            if not _is_in(saved.path, kept) and not any(one.like.holds(last_part) for one in names[:number]):
                 yield saved
 
 
@@ -122,15 +125,10 @@ def _root(glob: str) -> str:
 
 @dataclass(frozen=True)
 class _Name:
-    """A pattern for one component. *condition* on `f.Name`, with *values*, holds for all files that it matches.
-
-    *part*: what a path with a matching directory in it contains.
-    """
+    """A pattern for one component, and what is known of all names that it matches."""
 
     pattern: re.Pattern[str]
-    condition: str
-    values: tuple[bytes, ...]
-    part: bytes
+    like: Likeness
 
     @classmethod
     def of(cls, glob: str) -> _Name | None:
@@ -144,36 +142,32 @@ class _Name:
         start, longest = pieces[0], max(pieces, key=len)
         if not longest:
             return None
-        pattern = re.compile(fnmatch.translate(glob))
-        if start == text:
-            return cls(pattern, "f.Name=?", (text,), b"/" + text + b"/")
-        conditions, values = [], []
-        if start:
-            conditions.append("f.Name>=?")
-            values.append(start)
-            behind = start.rstrip(b"\xff")
-            if behind:
-                conditions.append("f.Name<?")
-                values.append(behind[:-1] + bytes([behind[-1] + 1]))
-        if longest != start:
-            conditions.append("instr(f.Name, ?)>0")
-            values.append(longest)
-        return cls(pattern, " AND ".join(conditions), tuple(values), b"/" + start if start else longest)
+        like = Likeness(whole=text) if start == text else Likeness(start=start, within=longest)
+        return cls(re.compile(fnmatch.translate(glob)), like)
+
+    def match(self, component: bytes) -> bool:
+        """Whether it is this one."""
+        return self.pattern.match(os.fsdecode(component)) is not None
 
 
 def _folders(catalog: Catalog, names: Sequence[_Name]) -> set[bytes] | None:
-    """The topmost directories of such names; None when they are too many."""
-    folders: set[bytes] = set()
-    if not names:
-        return folders
-    where = " OR ".join("instr(Path, ?)>0" for _ in names)
-    query = f"SELECT Path FROM Path WHERE {where}"  # noqa: S608
-    for (path,) in catalog.rows(query, [name.part for name in names], many=True):
-        parts = bytes(path).split(b"/")
-        for depth, part in enumerate(parts):
-            if part and any(name.pattern.match(os.fsdecode(part)) for name in names):
-                folders.add(b"/".join(parts[: depth + 1]))
-                break
-        if len(folders) > _MOST_FOLDERS:
+    """Directories of such names, the topmost at least; None when they are too many."""
+    found: set[bytes] = set()
+    for folder in _candidates(catalog, names):
+        found.add(folder)
+        if len(found) > _MOST_FOLDERS:
             return None
-    return folders
+    return found
+
+
+def _candidates(catalog: Catalog, names: Sequence[_Name]) -> Iterator[bytes]:
+    for name in names:
+        for path in by_name.folders(catalog, name.like):
+            if name.match(split(path)[0]):
+                yield path[:-1]
+    for path in by_name.alone(catalog) if names else ():
+        parts = path.split(b"/")
+        for depth, part in enumerate(parts):
+            if part and any(name.match(part) for name in names):
+                yield b"/".join(parts[: depth + 1])
+                break

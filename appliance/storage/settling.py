@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from appliance.storage import folders
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.digests import link_digest
@@ -59,6 +60,7 @@ def settle(catalog: Catalog, job_ids: Iterable[int]) -> dict[int, str]:
         with catalog.transaction() as db:
             told[job_id] = _settle(db, job_id)
     with catalog.transaction() as db:
+        folders.settle(db)
         for job_id in sorted(told):
             _find_bases(db, job_id)
     return told

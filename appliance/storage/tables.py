@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from appliance.storage.database import CatalogError, Database, declared, open_database
+from appliance.storage import folders
+from appliance.storage.database import PART, CatalogError, Database, declared, open_database
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+_MANY = 500_000  # files, of which bringing up a catalog takes more than a few seconds
 
 _FIRST = (
     """CREATE TABLE Media(MediaId INTEGER PRIMARY KEY, VolumeName TEXT NOT NULL UNIQUE, Magazine TEXT NOT NULL,
@@ -34,7 +38,7 @@ _FIRST = (
     "CREATE INDEX LogJob ON Log(JobId)",
 )
 # What leads from the version before to this one.
-_STEPS: dict[int, tuple[str, ...]] = {
+_STEPS: dict[int, tuple[str | Callable[[Database], None], ...]] = {
     1: _FIRST,
     2: (
         "ALTER TABLE Media ADD COLUMN Recycled INTEGER NOT NULL DEFAULT 0",  # how often it was written anew
@@ -64,6 +68,14 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "INSERT INTO Counter SELECT 'Session', coalesce(max(VolSessionId), 0) FROM Session",
         "INSERT INTO Counter SELECT 'Job', coalesce(max(JobId), 0) FROM Job",
     ),
+    # Files and directories by their names, see names.py and folders.py.
+    6: (
+        "ALTER TABLE Path ADD COLUMN Folder BLOB",
+        "CREATE TABLE Alone(PathId INTEGER PRIMARY KEY)",
+        folders.fill,
+        f"CREATE INDEX PathFolder ON Path((PathId >> {PART}), Folder)",
+        f"CREATE INDEX FileName ON File(JobId, (FileIndex >> {PART}), Name)",
+    ),
 }
 
 
@@ -71,14 +83,29 @@ def make(db: Database) -> None:
     """Bring an empty or older catalog to this version, all or nothing. Raises the database's errors."""
     db.begin(durable=True)
     try:
-        for step in range(db.version() + 1, SCHEMA_VERSION + 1):
+        before = db.version()
+        if before:
+            _tell(db, before)
+        for step in range(before + 1, SCHEMA_VERSION + 1):
             for statement in _STEPS[step]:
-                db.declare(statement)
+                if isinstance(statement, str):
+                    db.declare(statement)
+                else:
+                    statement(db)
         db.set_version(SCHEMA_VERSION)
         db.commit()
     except BaseException:
         db.rollback()
         raise
+
+
+def _tell(db: Database, version: int) -> None:
+    """Whoever opens a large catalog first has to wait."""
+    (count,) = db.execute("SELECT coalesce(sum(JobFiles), 0) FROM Job").fetchone()
+    if count >= _MANY:
+        text = f"{db.name}: brought from version {version} to {SCHEMA_VERSION}; with {count} files this takes a while"
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def opened(path: Path, address: str) -> Database:

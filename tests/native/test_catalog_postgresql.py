@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from tests.unit import (
     test_backup,
     test_browse,
     test_catalog_copies,
+    test_names,
     test_pools,
     test_restore_lanes,
     test_restore_places,
@@ -35,12 +37,15 @@ from tests.unit import (
 )
 from tests.unit.enginehelp import MAGAZINES, PREFIX, below, bring_back, magbay, rich_tree, save
 
-MODULES = (test_accurate, test_backup, test_browse, test_catalog_copies, test_pools, test_scan)
-MODULES += (test_restore_lanes, test_restore_places, test_scrub, test_searching, test_verify_disk)
+MODULES = (test_accurate, test_backup, test_browse, test_catalog_copies, test_names, test_pools)
+MODULES += (test_restore_lanes, test_restore_places, test_scan, test_scrub, test_searching, test_verify_disk)
 # What of them is about SQLite's file, or costs much and has nothing to do with the catalog.
 NOT_HERE = {
     "test_look_ups_use_the_index",
+    "test_the_index_leads_there",
     "test_a_catalog_of_the_version_before_is_brought_up",
+    "test_a_catalog_of_version_5_is_brought_up",
+    "test_an_upgrade_that_fails_changes_nothing",
     "test_the_commands",
     "test_the_command",
     "test_samples_of_bacula_and_bareos",
@@ -169,6 +174,43 @@ def test_millions_do_not_come_at_once(tmp_path: Path, postgres: Server) -> None:
             if saved.file_index % 5000 == 0:
                 catalog.log(job.job_id, "info", "meanwhile")
         assert seen == 12_000
+
+
+def test_names_are_looked_for_in_the_index(tmp_path: Path, postgres: Server) -> None:
+    """By the server's own choice, with what it knows of the tables when nobody has analysed them, and afterwards."""
+    config = configured(tmp_path, postgres.address("names"))
+    schema = {"names.file": "filename", "names.path": "pathfolder"}
+    with Catalog.of(config) as catalog:
+        for name in schema:
+            catalog.change(f"ALTER TABLE {name} SET (autovacuum_enabled=off)")
+        files = ((n, b"/data/with-a-longer-name/directory-%d/file-%d" % (n, n)) for n in range(1, 80_000))
+        job = test_names.entered(catalog, files, "A" * 200)
+        for _ in range(2):
+            for like in test_names.LOOKS[:2]:  # where all names are meant, reading them is right
+                for query, index in zip(test_names.asked(catalog, [job.job_id], like), schema.values(), strict=True):
+                    values = [job.job_id, *like.condition("")[1]] if "File f" in query else like.condition("")[1]
+                    # Sequential scans cost what they cost: nothing is turned off.
+                    plan = [row for (row,) in catalog.rows("EXPLAIN " + query, list(values))]
+                    looks = [row for row in plan if f"using {index} " in row or f"Index Scan on {index} " in row]
+                    assert looks and not [row for row in plan if re.search("Seq Scan on (file|path)", row)], plan
+            catalog.change("ANALYZE")
+
+
+def test_an_older_catalog_is_brought_up(tmp_path: Path, postgres: Server) -> None:
+    config = configured(tmp_path, postgres.address("older"))
+    tree = rich_tree(tmp_path / "source")
+    save(config, tree, name="tree")
+    queries = ("SELECT * FROM Path ORDER BY PathId", "SELECT * FROM Alone")
+    with Catalog.of(config) as catalog:
+        before = [list(catalog.rows(query)) for query in queries]
+        for statement in ("DROP INDEX FileName", "DROP INDEX PathFolder", "DROP TABLE Alone"):
+            catalog.change(statement)
+        catalog.change("ALTER TABLE Path DROP COLUMN Folder")
+        catalog.change("UPDATE Version SET Version=5")
+    with Catalog.of(config) as catalog:
+        assert [list(catalog.rows(query)) for query in queries] == before and all(before)
+        assert list(catalog.rows("SELECT indexname FROM pg_indexes WHERE indexname='filename'"))
+    assert magbay(tmp_path, "browse", "plain.txt").status == 0
 
 
 def test_a_server_that_goes_away_never_makes_a_job_good(tmp_path: Path, postgres: Server) -> None:
