@@ -19,6 +19,7 @@ from pathlib import Path
 
 from appliance.errors import MagbayError
 
+Process = subprocess.Popen[bytes]
 SEGMENT = 1 << 20
 """Bytes that are handed over at once, at most."""
 SEGMENTS = 16
@@ -46,6 +47,27 @@ def start_ahead(module: str) -> None:
             _ahead[module] = Worker(module)
 
 
+def start(module: str, words: list[str], descriptors: tuple[int, ...]) -> Process:
+    """A process that runs `main(words)` of *module* and has these *descriptors*. Raises `OSError`."""
+    begin = _BEGIN.format(module)
+    argv = [sys.executable, "-I", "-S", "-c", begin, "\n".join([_PLACE, *sys.path]), *words]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=descriptors, cwd="/"
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end(process: Process) -> None:
+    """Return when *process*, which has nothing more to do, has ended; one that does not is killed."""
+    try:
+        process.wait(_KILLED_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 class Worker:
     """The first process's side: starts `main` of *module*, which does what it is given by `give`. Close it."""
 
@@ -65,15 +87,7 @@ class Worker:
                 pipes += os.pipe()
             self._full, full, free, self._free = pipes
             words = [str(word) for word in (memory, full, free)]
-            begin = _BEGIN.format(module)
-            argv = [sys.executable, "-I", "-S", "-c", begin, "\n".join([_PLACE, *sys.path]), *words]
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            try:
-                self._process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(memory, full, free), cwd="/"
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._process = start(module, words, (memory, full, free))
         except BaseException:
             for descriptor in pipes:
                 os.close(descriptor)

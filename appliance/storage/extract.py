@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import errno
 import os
-import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import MagbayError
+from appliance.storage.directories import Directories
 from appliance.storage.nameless import TARGET_GONE
 from appliance.storage.opened import AS_FILE, NO_FILE, NOT_MISSED, OpenFile
 from appliance.storage.outcome import FileResult, Outcome, Replace, Summary
 from appliance.storage.renaming import Renaming
 from appliance.storage.selection import Key
-from appliance.storage.targets import LimitError, Parts, Target, parts_of
+from appliance.storage.small import SmallFiles, berths
+from appliance.storage.targets import LimitError, Parts, Target, no_more, parts_of
 from appliance.storage.writeout import Writeout
 from appliance.volumes.attributes import FileType
 from appliance.volumes.backupread import BackupStream
@@ -47,9 +48,6 @@ _RECORD_COST = 256
 _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at most
 _EXTRAS = (Acl, Xattr)
 _SHOWN_NAME = 200  # characters of a name that no file can have
-_SMALL = 128 << 10  # bytes of a file that is held in memory until it is whole
-_MOST_HELD = 64  # files that are, of sessions that ran at the same time
-_SMALL_TYPES = (int(FileType.REGULAR), int(FileType.EMPTY))
 _PLAIN = int(Stream.FILE_DATA)
 
 
@@ -88,9 +86,23 @@ class Extractor:
         self._plan = DigestPlan(algorithm)
         self._on_result = on_result
         self._open: dict[SessionIds, OpenFile] = {}
-        self._directories: dict[Parts, OpenFile] = {}
+        self._directories = Directories()
         self._links: dict[Key, Parts] = {}
+        self._branches: list[Extractor] = []
         self._lost: OSError | None = None  # what did not reach the disk, of which the kernel tells once only
+        # With a limit every file is made when its turn has come.
+        self._berths = berths() if limit is None else []
+        self._small = self._small_files()
+
+    def _small_files(self) -> SmallFiles:
+        return SmallFiles(
+            self._target,
+            self._berths,
+            made=self._made_small,
+            again=self._make_again,
+            failed=self._fail,
+            warn=lambda text: self.summary.warn(text),
+        )
 
     def branch(self, select: Callable[[FileEntry], bool], aliases: Mapping[Key, bytes]) -> Extractor:
         """One for a thread of its own, with the same target and settings; `take`, `close` and `absorb` it.
@@ -103,22 +115,39 @@ class Extractor:
         other._plan = DigestPlan(self._algorithm)
         other._open, other._links = {}, {}
         other._select, other._aliases = select, aliases
+        other._small = other._small_files()
+        self._branches.append(other)
         return other
 
     def absorb(self, branch: Extractor) -> None:
         """A branch is done: what it restored counts here."""
+        self._branches.remove(branch)
         self.summary.add(branch.summary)
         self._target.foreign += branch._target.foreign
-        self._lost = self._lost or branch._lost
 
     def run(self, events: Iterable[Event]) -> Summary:
         """Consume *events*; gives the summary. `MagbayError` when the target is full; others as the events do."""
         try:
-            self.take(events)
+            with self.writing_out():
+                self.take(events)
             self.finish()
         finally:
             self.close()
         return self.summary
+
+    @contextlib.contextmanager
+    def writing_out(self) -> Iterator[None]:
+        """What this one and its branches restore goes to the disk while that is done. `finish` tells what did not."""
+        writeout = Writeout(self._target.flush, self._done)
+        try:
+            yield
+        finally:
+            writeout.stop()
+            self._lost = writeout.trouble
+
+    def _done(self) -> tuple[int, int]:
+        summaries = [self.summary, *(branch.summary for branch in self._branches)]
+        return sum(one.files for one in summaries), sum(one.bytes for one in summaries)
 
     def take(self, events: Iterable[Event]) -> None:
         """Consume *events*, all but the attributes of directories. Raises as `run`."""
@@ -134,26 +163,22 @@ class Extractor:
             Partial: lambda event: self.summary.warn(str(event)),
             SessionEnd: lambda event: self._plan.forget(event.ids),
         }
-        writeout = Writeout(self._target.flush, lambda: (self.summary.files, self.summary.bytes))
         try:
             for event in events:
                 handler = handlers.get(type(event))
                 if handler:
                     handler(event)
+            self._small.settle()
         except OSError as error:
-            raise self._no_more(error) from None
-        finally:
-            writeout.stop()
-            self._lost = self._lost or writeout.trouble
-
-    def _no_more(self, error: OSError) -> MagbayError:
-        todo = {errno.ENOSPC: "make room", errno.EDQUOT: "make room", errno.EROFS: "give a target that can be written"}
-        hint = f"What was restored before is kept; {todo.get(error.errno or 0, 'look at its disk')} and run it again."
-        where = f" ({os.fsdecode(error.filename)} is not whole)" if error.filename else ""
-        return MagbayError(f"{self._target.root}: {error.strerror}{where}", hint=hint)
+            raise no_more(self._target.root, error) from None
+        except Exception:  # the caller's, to end it; what is begun is counted
+            with contextlib.suppress(OSError):
+                self._small.settle()
+            raise
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files, end other processes."""
+        self._small.close()
         for one in self._open.values():
             self._close_one(one)
         self._open.clear()
@@ -193,6 +218,8 @@ class Extractor:
         first = self._links.get((entry.ids, saved.link_fi)) if saved.link_fi else None
         if entry.attributes.ftype in NO_FILE or (kind == "hardlink" and first == one.parts):
             return  # nothing to make, or made already under this name with the data of another
+        if self._small.awaits(one.parts):
+            self._small.settle()
         try:
             if self._begin(one, kind):
                 self._open[entry.ids] = one
@@ -202,29 +229,18 @@ class Extractor:
 
     def _begin(self, one: OpenFile, kind: str) -> bool:
         """Make what can be made before the data come; False when what is there stays."""
-        small = self._is_small(one)
+        small = SmallFiles.suits(one, len(self._open)) and (one.entry.ids, one.entry.file_index) not in self._aliases
         # In a directory that is new nothing can be in the way, and if there is, it shows when the file gets its name.
-        if not (small and self._target.is_new(one.parts)) and self._is_in_the_way(one, kind):
+        if not (small and self._target.place(one.parts).is_new) and self._is_in_the_way(one, kind):
             self._skip(one)
             return False
         if small and not one.replaces:
             one.held = bytearray()
-        else:
-            self._create(one, kind)
+            return True
+        if one.replaces and kind != "directory":
+            self._small.settle()  # nothing is to be made in a directory that goes
+        self._create(one, kind)
         return True
-
-    def _is_small(self, one: OpenFile) -> bool:
-        """Whether it can be held until it is whole: a small file that no other one is to be linked to."""
-        attributes = one.entry.attributes
-        return (
-            attributes.ftype in _SMALL_TYPES
-            and 0 <= attributes.stat.size <= _SMALL
-            and attributes.stat.nlink <= 1
-            and not one.entry.is_update
-            and bool(one.parts)
-            and len(self._open) < _MOST_HELD
-            and (not self._aliases or (one.entry.ids, one.entry.file_index) not in self._aliases)
-        )
 
     def _skip(self, one: OpenFile) -> None:
         self.summary.skipped += 1
@@ -329,18 +345,18 @@ class Extractor:
         data = chunk.data
         if chunk.offset is not None:
             one.position, one.has_holes = chunk.offset, True
-        self._count(one, len(data))
+        self._check_limit(one, len(data))
         while data:
             written = os.pwrite(fd, data, one.position)
             one.position += written
             data = data[written:]
+        self.summary.bytes += len(chunk.data)
         one.length = max(one.length, one.position)
 
-    def _count(self, one: OpenFile, length: int) -> None:
+    def _check_limit(self, one: OpenFile, length: int) -> None:
         if self._limit is not None and self.summary.bytes + length > self._limit:
             hint = "Raise --limit if you trust the volumes; what was restored before is kept."
             raise LimitError(f"{one.path} goes over the limit of {self._limit} bytes", hint=hint)
-        self.summary.bytes += length
 
     def _keep(self, event: Digest | Acl | Xattr) -> None:
         one = self._open.get(event.entry.ids)
@@ -378,9 +394,13 @@ class Extractor:
             other.outdone |= other.parts == one.parts
         if one.held is not None and self._end_small(one, event):
             return
+        self._put(one, event.state)
+
+    def _put(self, one: OpenFile, state: FileState) -> None:
+        """A thing whose records have all come gets its place."""
         try:
             if one.digest is not None and one.fd is None:
-                self._make_empty(one, event)
+                self._make_empty(one, state)
             missed = [] if one.failed else self._complete(one)
             if one.unfinished is not None and not one.unwritable:
                 self._target.place_file(one.unfinished, one.parts)
@@ -393,7 +413,7 @@ class Extractor:
         if one.failed:
             return
         self.summary.files += 1
-        self._judge(one, event, missed)
+        self._judge(one, state, missed)
 
     def _leave(self, one: OpenFile) -> None:
         """A job that never ended leaves its last file open to the end of the volumes; what came after it is newer."""
@@ -404,31 +424,45 @@ class Extractor:
     def _end_small(self, one: OpenFile, event: FileEnd) -> bool:
         """Make a file whose data are held; False when it has to be written like any other."""
         assert one.held is not None
-        saved = one.entry.attributes.stat
-        good = event.state is FileState.WHOLE and one.verified is not False and len(one.held) == saved.size
+        good = event.state is FileState.WHOLE and one.verified is not False and not one.left_out
+        if good and len(one.held) == one.entry.attributes.stat.size and one.extras <= _MAX_EXTRAS:
+            if one.held and not one.has_digest:
+                self._plan.learn_none(event)
+            self._check_limit(one, len(one.held))
+            self._small.make(one)
+            return True
+        return not self._written(one)
+
+    def _written(self, one: OpenFile) -> bool:
+        """Write what is held; False when that fails."""
         try:
-            if good and not one.left_out and one.extras <= _MAX_EXTRAS:
-                made = self._target.make_file(one.parts, one.held, saved, one.acls, one.xattrs)
-                if made is not None:
-                    self._count(one, len(one.held))
-                    if one.held and not one.has_digest:
-                        self._plan.learn_none(event)
-                    self.summary.files += 1
-                    self._judge(one, event, made)
-                    return True
-                if self._is_in_the_way(one, "file"):
-                    self._skip(one)
-                    return True
             self._write_held(one)
         except (OSError, OverflowError, VolumeError) as error:
             self._fail(one, error)
             self._close_one(one)
-            return True
-        return False
+            return False
+        return True
 
-    def _make_empty(self, one: OpenFile, event: FileEnd) -> None:
+    def _made_small(self, one: OpenFile, missed: Sequence[str]) -> None:
+        self.summary.files += 1
+        self.summary.bytes += len(one.held or b"")
+        self._judge(one, FileState.WHOLE, [*missed])
+
+    def _make_again(self, one: OpenFile) -> None:
+        """A small file that could not be made in one go: its name is taken, or the file system is a simple one."""
+        try:
+            kept = self._is_in_the_way(one, "file")
+        except (OSError, VolumeError) as error:
+            self._fail(one, error)
+            return
+        if kept:
+            self._skip(one)
+        elif self._written(one):
+            self._put(one, FileState.WHOLE)
+
+    def _make_empty(self, one: OpenFile, state: FileState) -> None:
         """A file of which no byte came: right if it is empty, and nothing at all otherwise."""
-        if not one.failed and event.state is FileState.DAMAGED and one.entry.attributes.stat.size:
+        if not one.failed and state is FileState.DAMAGED and one.entry.attributes.stat.size:
             self._fail(one, VolumeError("damaged on the volume, nothing of it is left"))
         if one.failed:
             self._links.pop((one.entry.ids, one.entry.file_index), None)
@@ -440,7 +474,7 @@ class Extractor:
         saved = one.entry.attributes.stat
         kind = one.entry.attributes.kind
         if kind == "directory":
-            self._directories[one.parts] = one
+            self._directories.add(one)
             return []
         if kind == "hardlink":
             return []
@@ -460,13 +494,13 @@ class Extractor:
                 missed.append(f"has {one.length} bytes, not {saved.size} as when its saving began")
         return missed + self._target.apply(one.parts, saved, one.acls, one.xattrs, one.fd)
 
-    def _judge(self, one: OpenFile, event: FileEnd, missed: list[str]) -> None:
-        if event.state is FileState.DAMAGED:
+    def _judge(self, one: OpenFile, state: FileState, missed: list[str]) -> None:
+        if state is FileState.DAMAGED:
             self._fail(one, VolumeError("is kept, but not whole: damaged on the volume"))
         elif one.has_digest and one.verified is False:
             self._fail(one, VolumeError("is kept, but its content does not match its digest"))
         else:
-            if event.state is FileState.CUT:
+            if state is FileState.CUT:
                 missed = ["is not whole: its job ends inside it, or goes on on another volume", *missed]
             if one.has_digest and one.verified is None and one.entry.attributes.ftype in AS_FILE:
                 self.summary.unverified += 1
@@ -490,14 +524,12 @@ class Extractor:
     def finish(self) -> None:
         """At the end, when no branch runs any more: attributes of directories, and everything to the disk.
 
-        Raises as `run`. The deepest come first, so that making files in them does not change their times.
+        Raises as `run`.
         """
         try:
-            for parts in sorted(self._directories, key=len, reverse=True):
-                self._finish_directory(parts, self._directories[parts])
-            self._target.settle(self._directories)
+            self._directories.finish(self._target, self.summary.warn, self._fail)
         except OSError as error:
-            raise self._no_more(error) from None
+            raise no_more(self._target.root, error) from None
         try:
             if self._lost:
                 raise self._lost
@@ -508,12 +540,3 @@ class Extractor:
         if self._target.foreign:
             told = "belong to other users or groups, and only root can give them back"
             self.summary.warn(f"{self._target.foreign} of the restored files {told}: they are yours now")
-
-    def _finish_directory(self, parts: Parts, one: OpenFile) -> None:
-        try:
-            found = self._target.existing(parts) if parts else None
-            if found is not None and stat.S_ISDIR(found.st_mode):
-                for text in self._target.apply(parts, one.entry.attributes.stat, one.acls, one.xattrs):
-                    self.summary.warn(f"{one.path}: {text}")
-        except OSError as error:
-            self._fail(one, error)

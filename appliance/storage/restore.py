@@ -142,7 +142,8 @@ class _Restore:
             renaming=self._request.renaming,
         )
         try:
-            whole = reading.run(extractor)
+            with extractor.writing_out():
+                whole = reading.run(extractor)
             extractor.finish()
         finally:
             extractor.close()

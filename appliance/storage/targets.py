@@ -13,9 +13,10 @@ import os
 import stat as modes
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from appliance.errors import MagbayError, PermissionDeniedError
-from appliance.storage import nameless, unfinished
+from appliance.storage import unfinished
 from appliance.storage.setting import Rights, Setting
 from appliance.volumes.attributes import LONGEST_NAME
 from appliance.volumes.errors import VolumeError
@@ -23,6 +24,14 @@ from appliance.volumes.stat64 import EncodedStat
 
 Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Place(NamedTuple):
+    """A directory below the target, open. *is_new*: this restore made it (False too when that is forgotten)."""
+
+    parts: Parts
+    descriptor: int
+    is_new: bool
 
 
 class LimitError(MagbayError):
@@ -60,7 +69,7 @@ class Target:
             raise kind(f"{root}: {error.strerror}", hint="Give a directory that can be written to.") from None
         self._umask = os.umask(0o77)
         os.umask(self._umask)
-        self._parent: tuple[Parts, int, bool] | None = None  # the directory used last, and whether it is new
+        self._last: Place | None = None  # the directory used last
         self._places = unfinished.Places()
         self._is_branch = False
         self._implicit: set[Parts] = set()  # made on the way, not yet seen on the volume
@@ -70,7 +79,7 @@ class Target:
         """The same directory for another thread."""
         other = copy.copy(self)
         other._root = os.dup(self._root)
-        other._parent = None
+        other._last = None
         other._is_branch = True
         other.foreign = 0
         return other
@@ -83,15 +92,19 @@ class Target:
             self._places.close()
 
     def _forget(self) -> None:
-        if self._parent:
-            os.close(self._parent[1])
-            self._parent = None
+        if self._last:
+            os.close(self._last.descriptor)
+            self._last = None
 
     def parent(self, parts: Parts) -> int:
         """A descriptor of the directory that *parts* lies in, valid until the next call. Raises `OSError`."""
+        return self.place(parts).descriptor
+
+    def place(self, parts: Parts) -> Place:
+        """As `parent`; the same object as long as the directory is the same."""
         wanted = parts[:-1]
-        if self._parent and self._parent[0] == wanted:
-            return self._parent[1]
+        if self._last and self._last.parts == wanted:
+            return self._last
         fd = os.dup(self._root)
         try:
             for depth, part in enumerate(wanted, 1):
@@ -103,8 +116,8 @@ class Target:
             os.close(fd)
             raise
         self._forget()
-        self._parent = (wanted, fd, self._places.was_made(wanted))
-        return fd
+        self._last = Place(wanted, fd, self._places.was_made(wanted))
+        return self._last
 
     def _step(self, fd: int, part: bytes, whole: Parts) -> int:
         try:
@@ -129,11 +142,6 @@ class Target:
         except FileNotFoundError:
             return None
 
-    def is_new(self, parts: Parts) -> bool:
-        """Whether this restore made the directory that *parts* lies in; False when that is forgotten."""
-        self.parent(parts)
-        return self._parent is not None and self._parent[2]
-
     def was_made_on_the_way(self, parts: Parts) -> bool:
         """Whether the directory is there only because something in it was restored."""
         return parts in self._implicit
@@ -149,21 +157,6 @@ class Target:
             self._forget()
         else:
             os.unlink(parts[-1], dir_fd=self.parent(parts))
-
-    def make_file(
-        self,
-        parts: Parts,
-        data: bytes | bytearray,
-        stat: EncodedStat,
-        acls: Sequence[tuple[int, bytes]],
-        xattrs: Sequence[bytes],
-    ) -> list[str] | None:
-        """As `nameless.make`: a whole file where nothing is; what could not be set, in words. Raises `OSError`."""
-        made = nameless.make(self.parent(parts), parts[-1], data, stat, self.rights, acls, xattrs)
-        if made is None:
-            return None
-        self.foreign += made.foreign
-        return made.missed
 
     def create_file(self, parts: Parts) -> tuple[int, bytes]:
         """A new regular file, open for writing, for its owner only, and its name until `place_file`. Raises `OSError`.
@@ -257,3 +250,11 @@ class Target:
     def flush(self) -> None:
         """Return when everything is on the disk, whatever file systems it went to. Raises `OSError`."""
         self._places.flush()
+
+
+def no_more(root: Path, error: OSError) -> MagbayError:
+    """What to say when nothing more can be written below *root*; the file of the *error* is not whole."""
+    todo = {errno.ENOSPC: "make room", errno.EDQUOT: "make room", errno.EROFS: "give a target that can be written"}
+    hint = f"What was restored before is kept; {todo.get(error.errno or 0, 'look at its disk')} and run it again."
+    where = f" ({os.fsdecode(error.filename)} is not whole)" if error.filename else ""
+    return MagbayError(f"{root}: {error.strerror}{where}", hint=hint)
