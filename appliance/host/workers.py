@@ -68,6 +68,12 @@ def end(process: Process) -> None:
         process.kill()
 
 
+def dismiss(module: str) -> None:
+    """End one that was started ahead and has nothing to do."""
+    if worker := _ahead.pop(module, None):
+        worker.close()
+
+
 class Worker:
     """The first process's side: starts `main` of *module*, which does what it is given by `give`. Close it."""
 

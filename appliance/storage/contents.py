@@ -7,7 +7,7 @@ from collections.abc import Callable
 from appliance.host import workers
 from appliance.storage.accurate import Before
 from appliance.storage.direct import Direct
-from appliance.storage.gathering import Gathering
+from appliance.storage.gathering import READER, Gathering
 from appliance.storage.handing import Task
 from appliance.storage.saver import Saver
 from appliance.storage.saving_options import SavingOptions
@@ -19,6 +19,7 @@ def reading(task: Task, since: int | None, before: Callable[[], Before] | None) 
     was *before*. Close it."""
     if since is None and workers.worthwhile():
         return Gathering(task)
+    workers.dismiss(READER)
     # To be compared with the catalog, of which there is one connection; and little will be read.
     return Here(task, since, before)
 

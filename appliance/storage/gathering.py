@@ -12,7 +12,7 @@ from appliance.storage.direct import Direct
 from appliance.storage.handing import ADVANCE, ALGORITHMS, HEAD, RECORD, ROW, SMALL, Message, Task
 from appliance.storage.reading import new_hash
 
-_MODULE = "appliance.storage.gatherer"
+READER = "appliance.storage.gatherer"
 
 
 class Intake:
@@ -100,7 +100,7 @@ class Gathering(Intake):
     def __init__(self, task: Task) -> None:
         """Start reading. Raises `OSError` when there can be no second process."""
         super().__init__()
-        self._worker = Worker.of(_MODULE)
+        self._worker = Worker.of(READER)
         try:
             self._worker.give(pickle.dumps(task))
         except MagbayError:

@@ -23,9 +23,9 @@ from appliance.host import workers
 from appliance.storage import backup
 from appliance.storage.direct import Direct
 from appliance.storage.gatherer import RingOutput
-from appliance.storage.gathering import Intake
+from appliance.storage.gathering import READER, Intake
 from appliance.storage.limits import Limits
-from appliance.storage.model import JobStatus
+from appliance.storage.model import JobStatus, Level
 from appliance.storage.output import Cancelled, Output
 from appliance.storage.saver import Saver
 from appliance.storage.saving_options import SavingOptions
@@ -239,6 +239,18 @@ def test_a_reader_that_gives_nothing_can_be_cancelled(tmp_path: Path, monkeypatc
         list(worker.segments(check))
     worker.close()
     assert not psutil.Process().children()
+
+
+def test_one_that_was_started_ahead_is_used_or_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, config = many(tmp_path / "source", 3), configuration(tmp_path)
+    monkeypatch.setattr(workers, "worthwhile", lambda: True)
+    workers.start_ahead(READER)
+    (ahead,) = readers()
+    assert save(config, tree).status is JobStatus.DONE
+    assert not ahead.is_running()
+    workers.start_ahead(READER)
+    assert save(config, tree, level=Level.INCREMENTAL).status is JobStatus.DONE
+    assert not readers()
 
 
 def test_a_reader_that_cannot_even_begin_is_told(tmp_path: Path) -> None:
