@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,8 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from bench.bacula import Bacula, extract, missing
 from bench.disk import fresh
@@ -95,8 +96,24 @@ class Engine:
 
     def run(self, *words: str | Path) -> None:
         """Run the command line; fails loudly."""
-        argv = [sys.executable, "-m", "appliance", "--config", self._config, *words]
-        subprocess.run([str(word) for word in argv], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(self._command(words), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def memory(self, *words: str | Path) -> int:
+        """Run the command line; gives the most bytes that its processes have together (shared ones in equal parts)."""
+        running = psutil.Popen(self._command(words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        most = 0
+        while running.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                most = max(
+                    most, sum(one.memory_full_info().pss for one in [running, *running.children(recursive=True)])
+                )
+            time.sleep(0.02)
+        if running.returncode:
+            raise subprocess.CalledProcessError(running.returncode, "magbay")
+        return most
+
+    def _command(self, words: tuple[str | Path, ...]) -> list[str]:
+        return [str(word) for word in (sys.executable, "-m", "appliance", "--config", self._config, *words)]
 
     def forget(self) -> None:
         """Volumes and catalog away."""
@@ -169,6 +186,15 @@ def small_round(scratch: Path, bacula: Bacula, size: int, number: int) -> Second
     return took
 
 
+def memory(scratch: Path, tree: Path) -> str:
+    """A line about the memory that a backup and a restore of *tree* take."""
+    engine = Engine(Path(tempfile.mkdtemp(dir=scratch)))
+    saving = engine.memory("backup", tree)
+    restoring = engine.memory("restore", "--to", engine.scratch / "out")
+    shutil.rmtree(engine.scratch)
+    return f"memory of all processes: backup {saving >> 20} MiB, restore {restoring >> 20} MiB"
+
+
 def list_round(scratch: Path, tree: Path) -> Seconds:
     """Listing of one volume beside reading it, both from cache."""
     engine = Engine(scratch)
@@ -199,6 +225,7 @@ def large(scratch: Path, rounds: int, size: int) -> None:
     """Large files."""
     with peer(scratch, lambda tree: large_tree(tree, size)) as (bacula, total):
         took = median([large_round(scratch, bacula, total, number) for number in range(rounds)])
+        most = memory(scratch, bacula.tree)
     slower = max(took["cp -a + sync"], took["md5sum"])
     table("large files", took, total, _LARGE_FILES, {
         "backup, MD5": ("the slower of cp + sync and md5sum", slower),
@@ -206,17 +233,20 @@ def large(scratch: Path, rounds: int, size: int) -> None:
         "restore + sync": ("bextract", took["bextract + sync"]),
     })  # fmt: skip
     print(f"backup, MD5 is {took['Bacula, MD5'] / took['backup, MD5']:.2f} times as fast as Bacula")
+    print(most)
 
 
 def small(scratch: Path, rounds: int, count: int) -> None:
     """Small files."""
     with peer(scratch, lambda tree: small_tree(tree, count)) as (bacula, total):
         took = median([small_round(scratch, bacula, total, number) for number in range(rounds)])
+        most = memory(scratch, bacula.tree)
     table("small files", took, total, count, {
         "backup, MD5": ("Bacula", took["Bacula, MD5"]),
         "restore + sync": ("bextract", took["bextract + sync"]),
     })  # fmt: skip
     print(f"backup, MD5 takes {took['backup, MD5'] / took['tar c | cat > file']:.2f} times as long as tar")
+    print(most)
 
 
 def listing(scratch: Path, rounds: int, size: int) -> None:
@@ -246,8 +276,7 @@ def main() -> None:
     for part in args.parts or work:
         with tempfile.TemporaryDirectory(prefix="magbay-bench-", dir=args.scratch) as name:
             work[part](Path(name).resolve())
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"\nlargest process: {most:.0f} MiB; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    print(f"\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 
 if __name__ == "__main__":
