@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
 from appliance.errors import NotFoundError
 from appliance.volumes import optional
 from appliance.volumes.blocks import BLOCK_HEADER, BlockHeader, Option
@@ -92,6 +90,8 @@ def is_whole(head: memoryview, body: memoryview | bytes) -> bool:
 
 def decipher(key: VolumeKey, header: BlockHeader, body: memoryview) -> bytes:
     """The plain bytes behind the header of an enciphered block; whether the key was right shows in the checksum."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # slow to import, seldom needed
+
     tweak = struct.pack(">IIII", header.number, header.ids.session_id, header.ids.session_time, 0)
     decryptor = Cipher(algorithms.AES(key.secret), modes.XTS(tweak)).decryptor()
     return decryptor.update(body) + decryptor.finalize()
