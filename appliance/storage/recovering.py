@@ -88,14 +88,14 @@ def run(
 def set_aside(config: Config) -> str:
     """Rename the present catalog, so that the next one to open it begins a new one; gives its new name, or nothing.
 
-    Raises `MagbayError` while a job runs, `UsageError` for one in PostgreSQL, `OSError`.
+    Returns when that is on the disk. Raises `MagbayError` while a job runs or somebody has it open, `UsageError` for
+    one in PostgreSQL, `OSError`.
     """
     if config.catalog.database:
         hint = "Let the configuration name an empty database or schema instead."
         raise UsageError("a catalog in PostgreSQL is not set aside", hint=hint)
     state_dir = config.state_dir
     path = state_dir / FILE
-    suffix = time.strftime(".before-%Y%m%dT%H%M%S")
     if not path.exists():
         return ""
     with files.locked(state_dir / "catalog.lock"):
@@ -103,11 +103,49 @@ def set_aside(config: Config) -> str:
             if _is_held(running):
                 hint = "Wait for it, or end it with 'magbay cancel'."
                 raise MagbayError(f"job {running.name} runs: its catalog cannot be set aside", hint=hint)
-        for part in ("-wal", "-shm", ""):
-            one = path.with_name(path.name + part)
-            if one.exists():
-                one.rename(path.with_name(path.name + suffix + part))
-    return path.name + suffix
+        if _is_open(path):
+            raise MagbayError("another magbay has the catalog open: it cannot be set aside", hint="Wait for that one.")
+        for log in state_dir.glob(f"{FILE}.before-*-wal"):
+            if not log.with_name(log.name.removesuffix("-wal")).exists():
+                log.unlink()  # here the power was cut the last time
+        new = path.with_name(path.name + time.strftime(".before-%Y%m%dT%H%M%S"))
+        while new.exists():
+            new = new.with_name(new.name + "x")
+        _rename(path, new)
+    return new.name
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename a catalog with what SQLite keeps beside it. Wherever the power is cut, *old* or *new* has all of it.
+
+    Its write-ahead log (`-wal`) may hold transactions that the file does not. So it gets its second name first, and
+    loses the first one only when that of the file leads nowhere any more: of a log without a file SQLite takes nothing.
+    """
+    beside = [old.with_name(old.name + part) for part in ("-wal", "-shm")]
+    log = new.with_name(new.name + "-wal")
+    log.unlink(missing_ok=True)
+    if beside[0].exists():
+        log.hardlink_to(beside[0])
+        files.sync_directory(old.parent)
+    old.rename(new)
+    files.sync_directory(old.parent)
+    for path in beside:
+        path.unlink(missing_ok=True)
+    files.sync_directory(old.parent)
+
+
+# Where SQLite locks a database: whoever has one with a write-ahead log open keeps one of these bytes (os_unix.c).
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+
+
+def _is_open(path: Path) -> bool:
+    """Whether another process has the catalog open: when it closes it, it removes the log of that name."""
+    with path.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+        except (BlockingIOError, PermissionError):
+            return True
+    return False
 
 
 def _is_held(path: Path) -> bool:

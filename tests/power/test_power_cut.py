@@ -91,6 +91,34 @@ def test_power_cut_while_small_files_change(folder: Path) -> None:
     assert count > 60
 
 
+def test_power_cut_while_a_catalog_is_set_aside(folder: Path) -> None:
+    """All of it is under its old name or under its new one, and a new one takes nothing of it."""
+    recording = Recording(folder, "aside", "tests.power.asides")
+    machine, state_dir = Machine(folder), folder / "disk" / "state"
+    count = moved = 0
+    for cut in recording.cuts(40, seed=5, telling=True):
+        count += 1
+        machine.put(cut.state)
+        acknowledged = {mark.removeprefix("row ") for mark in cut.marks if mark.startswith("row ")}
+        old, new = acknowledged - {"new-1"}, acknowledged & {"new-1"}
+        with told(f"cut behind call {cut.at} ({recording.calls[cut.at].kind.name})"):
+            aside = [path for path in state_dir.glob("catalog.db.before-*") if not path.name.endswith("-wal")]
+            kept = {name for path in aside for name in volumes_in(state_dir, path.name)}
+            present = volumes_in(state_dir, "catalog.db")
+            moved += bool(aside)
+            if aside:
+                assert old <= kept and present <= {"new-1"} and new <= present
+            else:
+                assert "aside" not in cut.marks and old <= present <= {"old-1", "old-2"}
+    assert count > 100 and moved > 20
+
+
+def volumes_in(state_dir: Path, name: str) -> set[str]:
+    """Names of the volumes in a catalog."""
+    with Catalog(state_dir, name) as catalog:
+        return {media.name for media in catalog.media()}
+
+
 def different(recording: Recording, known: set[int]) -> Iterator[Cut]:
     """Cuts behind every call, and again until there are enough."""
     for cut in recording.cuts(1, 0, telling=True):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from appliance.changer import inventory
 from appliance.config.schema import Config
-from appliance.errors import ExitStatus
+from appliance.errors import ExitStatus, MagbayError
 from appliance.storage import copies, recovering
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, Level, VolumeStatus
@@ -205,3 +207,32 @@ def test_the_commands(tmp_path: Path, config: Config) -> None:
     assert told.status == 0 and "0 jobs from copies, 1 were known" in told.stdout
     assert magbay(tmp_path, "catalog", "restore", str(tmp_path / "nowhere")).status == 4
     assert volume(config, "m1-0001").exists()
+
+
+def test_setting_a_catalog_aside(tmp_path: Path, config: Config) -> None:
+    """Not while another process has it open, which would remove the next one's log; twice in a second are two names."""
+    (tmp_path / "file").write_bytes(b"content")
+    save(config, tmp_path / "file")
+    words = "import sys; from pathlib import Path; from appliance.storage.catalog import Catalog; "
+    words += "Catalog(Path(sys.argv[1])); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", words, str(config.state_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdin and other.stdout and other.stdout.readline()
+        with pytest.raises(MagbayError, match="has the catalog open"):
+            recovering.set_aside(config)
+        assert (config.state_dir / "catalog.db").exists()
+        other.stdin.write(b"\n")
+        other.stdin.close()
+        other.wait()
+    left = config.state_dir / "catalog.db.before-20200101T000000-wal"  # power was cut before the file had its new name
+    left.write_bytes(b"log")
+    first = recovering.set_aside(config)
+    assert first and not left.exists()
+    Catalog.of(config).close()
+    second = recovering.set_aside(config)
+    assert second != first and recovering.set_aside(config) == ""
+    with Catalog(config.state_dir, first) as catalog:
+        assert [job.files for job in catalog.jobs()] == [1]
+    with Catalog(config.state_dir, second) as catalog:
+        assert not catalog.jobs()
