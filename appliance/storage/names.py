@@ -52,14 +52,12 @@ class Likeness:
         return name == self.whole if self.whole is not None else name.startswith(self.start) and self.within in name
 
 
-# The parts that the jobs have: from the first row of one to the first behind it, each time by the table's key. Both
-# databases look into one part after the other, SQLite because of INDEXED BY and CROSS JOIN.
+# The parts of the jobs, by their last FileIndexes. Both databases look into one part after the other, SQLite because of
+# INDEXED BY and CROSS JOIN.
 _PARTS = (
-    "WITH RECURSIVE Part(JobId, Number) AS ("
-    "SELECT JobId, (SELECT min(FileIndex) >> {bits} FROM File WHERE File.JobId=Job.JobId) FROM Job "
-    "WHERE JobId IN ({marks}) UNION ALL "
-    "SELECT JobId, (SELECT min(FileIndex) >> {bits} FROM File WHERE File.JobId=Part.JobId "
-    "AND FileIndex>=((Part.Number + 1) << {bits})) FROM Part WHERE Number IS NOT NULL) "
+    "WITH RECURSIVE Part(JobId, Number, Last) AS ("
+    "SELECT JobId, 0, (SELECT max(FileIndex) >> {bits} FROM File WHERE File.JobId=Job.JobId) FROM Job "
+    "WHERE JobId IN ({marks}) UNION ALL SELECT JobId, Number + 1, Last FROM Part WHERE Number<Last) "
 )
 _IN_PARTS = (
     "Part CROSS JOIN File f INDEXED BY FileName "
@@ -73,9 +71,8 @@ _NEWEST = (
     "FROM {source}) n JOIN Path USING(PathId) WHERE Place=1"
 )
 _FOLDERS = (
-    "WITH RECURSIVE Part(Number) AS (SELECT min(PathId) >> {bits} FROM Path UNION ALL "
-    "SELECT (SELECT min(PathId) >> {bits} FROM Path WHERE PathId>=((Part.Number + 1) << {bits})) "
-    "FROM Part WHERE Number IS NOT NULL) "
+    "WITH RECURSIVE Part(Number, Last) AS (SELECT 0, max(PathId) >> {bits} FROM Path UNION ALL "
+    "SELECT Number + 1, Last FROM Part WHERE Number<Last) "
     "SELECT p.Path FROM Part CROSS JOIN Path p INDEXED BY PathFolder "
     "WHERE (p.PathId >> {bits})=Part.Number AND {where}"
 )
