@@ -142,8 +142,7 @@ def run_copy(args: argparse.Namespace, out: Output) -> ExitStatus:
             raise UsageError(str(error).partition(": ")[2], hint=hint) from None
         target = Catalog(config.state_dir, database=address)
     else:
-        path = Path(args.target).absolute()
-        target = Catalog(path.parent, path.name)
+        target = Catalog.in_file(Path(args.target).absolute())
     with Catalog.of(config) as source, target:
         files = moving.copy(source, target, out.line)
     out.document({"files": files})

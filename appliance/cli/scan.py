@@ -55,7 +55,7 @@ def run_scan(args: argparse.Namespace, out: Output) -> ExitStatus:
 
 def _into_file(args: argparse.Namespace, request: ScanRequest, out: Output) -> ScanResult:
     path: Path = args.catalog.absolute()
-    with stoppable() as asked, out.progress("scan") as display, Catalog(path.parent, path.name) as catalog:
+    with stoppable() as asked, out.progress("scan") as display, Catalog.in_file(path) as catalog:
 
         def started(total: int) -> None:
             display.total = total

@@ -70,6 +70,21 @@ class Catalog:
         """The catalog of a configuration. Raises as opening does."""
         return cls(config.state_dir, database=config.catalog.database)
 
+    @classmethod
+    def in_file(cls, path: Path) -> Catalog:
+        """The catalog in the file *path*, made when it is missing. Raises as opening does, before anything is made.
+
+        `CatalogError` also for a file that is something else.
+        """
+        try:
+            tables.check_file(path)
+        except OSError as error:
+            text = f"{path}: cannot be read: {error.strerror}"
+            if isinstance(error, PermissionError):
+                raise PermissionDeniedError(text, hint="Run as a user who may.") from None
+            raise CatalogError(text, hint="Name another file.") from None
+        return cls(path.parent, path.name)
+
     @staticmethod
     def exists(config: Config) -> bool:
         """Whether there is one already: a look must not create it."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import stat
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from appliance.storage import folders
@@ -126,3 +131,44 @@ def opened(path: Path, address: str) -> Database:
             raise declared(db, error) from None
         raise
     return db
+
+
+_MAGIC = b"SQLite format 3\0"  # sqlite.org/fileformat.html, 1.3
+_OURS = {"Media", "Job", "JobMedia", "File", "Path"}
+
+
+def check_file(path: Path) -> None:
+    """Before anything is made beside it: is *path* a catalog, or may it become one (missing, or without content)?
+
+    Raises `CatalogError`, `OSError`. Nothing is touched.
+    """
+    refused = CatalogError(f"{path}: is no catalog of magbay", hint="Name another file, or one that is not there yet.")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise refused
+    except FileNotFoundError:
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_MAGIC))
+    if not head:
+        return
+    log = path.with_name(path.name + "-wal")
+    try:
+        if head != _MAGIC:
+            raise refused
+        found = _tables_in(path)
+        if not found and log.exists():  # a process was killed before any of it came into the file
+            with tempfile.TemporaryDirectory(prefix="magbay-") as folder:
+                copy = shutil.copyfile(path, Path(folder) / "copy")
+                shutil.copyfile(log, copy.with_name("copy-wal"))
+                found = _tables_in(copy, with_log=True)
+    except sqlite3.Error:
+        raise refused from None
+    if found and not found >= _OURS:
+        raise refused
+
+
+def _tables_in(path: Path, *, with_log: bool = False) -> set[str]:
+    address = path.absolute().as_uri() + ("" if with_log else "?mode=ro&immutable=1")
+    with closing(sqlite3.connect(address, uri=True)) as db:
+        return {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}

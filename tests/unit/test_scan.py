@@ -7,6 +7,9 @@ import hashlib
 import os
 import random
 import shutil
+import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -490,6 +493,47 @@ def test_the_command(tmp_path: Path, config: Config) -> None:
     assert bare.status == 0 and "1 volumes with 1 jobs, 1 of them entered" in bare.stdout
     with Catalog(tmp_path, "elsewhere.db") as catalog:
         assert [job.name for job in catalog.jobs()] == ["backup"]
+
+
+def test_a_file_that_is_no_catalog_stays_as_it_is(tmp_path: Path, config: Config) -> None:
+    """Nor is anything made beside it."""
+    (tmp_path / "file").write_bytes(b"content")
+    save(config, tmp_path / "file")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "letter").write_text("Dear Sir or Madam\n" * 100)
+    (place / "folder").mkdir()
+    os.mkfifo(place / "pipe")
+    (place / "damaged").write_bytes(b"SQLite format 3\0" + os.urandom(5000))
+    foreign = sqlite3.connect(place / "foreign.db")
+    foreign.execute("CREATE TABLE Recipe(Name TEXT)")
+    foreign.commit()
+    foreign.close()
+    # All of it is in the log still; somebody has it open.
+    logged = sqlite3.connect(place / "logged.db", isolation_level=None)
+    logged.execute("PRAGMA journal_mode=WAL")
+    logged.execute("CREATE TABLE Recipe(Name TEXT)")
+
+    def seen() -> dict[str, bytes | None]:
+        return {path.name: path.read_bytes() if path.is_file() else None for path in place.iterdir()}
+
+    before = seen()
+    for name in [name for name in before if not name.endswith(("-wal", "-shm"))]:
+        for words in (["volume", "scan", str(tmp_path / "m1"), "--catalog"], ["catalog", "copy"]):
+            done = magbay(tmp_path, *words, str(place / name))
+            assert (done.status, "is no catalog of magbay" in done.stderr) == (1, True), (name, done.stderr)
+            assert seen() == before
+    logged.close()
+    # One of ours of which nothing is in the file yet, since the process that made it was killed, and an empty file.
+    words = "import os, sys; from pathlib import Path; from appliance.storage.catalog import Catalog; "
+    words += "Catalog(Path(sys.argv[1]), 'ours.db'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", words, str(place)], check=True)
+    (place / "empty.db").touch()
+    assert (place / "ours.db-wal").stat().st_size > (place / "ours.db").stat().st_size
+    for name in ("ours.db", "empty.db"):
+        assert magbay(tmp_path, "volume", "scan", str(tmp_path / "m1"), "--catalog", str(place / name)).status == 0
+        with Catalog(place, name) as catalog:
+            assert [job.name for job in catalog.jobs()] == ["backup"]
 
 
 def test_hostile_labels_and_numbers(tmp_path: Path, config: Config) -> None:
