@@ -22,7 +22,7 @@ from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds
 from appliance.volumes.events import Digest, Event, FileEnd, FileStart, Loose, SessionEnd, SessionStart
 from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.reader import Block
-from appliance.volumes.streams import DATA, DIGEST_STREAMS, PLAIN_DATA, TYPE_MASK, Stream
+from appliance.volumes.streams import ATTRIBUTES, DATA, DIGEST_STREAMS, PLAIN_DATA, TYPE_MASK, Stream
 
 _HEAD = RECORD_HEADER.size
 _OFFSET = 8  # bytes of the offset before the data of a sparse record
@@ -33,6 +33,7 @@ _LEVELS = {
 # JobIds of labels are kept up to here; one of a hostile volume must not use up the numbers.
 _MOST = 10**9
 _MOST_BYTES = 1 << 48
+_MOST_CUT = 1000
 UNKNOWN = "unknown"  # name of a job whose labels were not found yet
 
 
@@ -49,9 +50,28 @@ class _Span:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the catalog has of a job: number of files, and the stretches on its volumes."""
+
+    status: JobStatus
+    files: int
+    places: tuple[tuple[int, int, int, int, int], ...]
+
+
+def known_of(catalog: Catalog, job: Job) -> Known:
+    """What the catalog has of it now."""
+    ((count,),) = catalog.rows("SELECT count(*) FROM File WHERE JobId=?", (job.job_id,))
+    query = "SELECT MediaId, FirstIndex, LastIndex, StartAddress, EndAddress FROM JobMedia WHERE JobId=?"
+    return Known(job.status, int(count), tuple(sorted(catalog.rows(query, (job.job_id,)))))
+
+
 @dataclass
 class Session:
-    """What was found of one session on the volume. *whole*: the catalog has all of it already."""
+    """What was found of one session on the volume. *whole*: the catalog has all of it already.
+
+    *known*: what it has of a job that it does not have whole.
+    """
 
     ids: SessionIds
     job_id: int = 0
@@ -65,6 +85,10 @@ class Session:
     span: _Span | None = None
     rows: FileWriter | None = None
     digest: str = ""
+    known: Known | None = None
+    # FileIndexes of attributes that a volume's end cuts: where their first part, their last part was found here.
+    cut_heads: set[int] = field(default_factory=set)
+    cut_tails: set[int] = field(default_factory=set)
 
 
 class VolumeBook:
@@ -120,6 +144,7 @@ class VolumeBook:
             if job:
                 session.job_id, session.name, session.begun = job.job_id, job.name, job.started
                 session.whole = self._has_all(job)
+                session.known = None if session.whole else known_of(self._catalog, job)
         return session
 
     def _has_all(self, job: Job) -> bool:
@@ -199,6 +224,11 @@ class VolumeBook:
 
     def _loose(self, event: Loose) -> None:
         session = self._session(event.ids)
+        if abs(event.stream) & TYPE_MASK in ATTRIBUTES:
+            # One at each end of a volume; what claims to be more is not counted.
+            parts = session.cut_tails if event.stream < 0 else session.cut_heads
+            if len(parts) < _MOST_CUT:
+                parts.add(event.file_index)
         if session.rows:
             self._catalog.change(
                 "INSERT INTO Loose VALUES(?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",

@@ -19,8 +19,8 @@ from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import JobStatus, Media, VolumeStatus
 from appliance.storage.pools import reachable
-from appliance.storage.scanned import Session, VolumeBook, text_of
-from appliance.storage.settling import settle
+from appliance.storage.scanned import Known, Session, VolumeBook, known_of, text_of
+from appliance.storage.settling import Settled, settle
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
@@ -49,7 +49,7 @@ class ScanRequest:
 
 @dataclass
 class ScannedJob:
-    """What was found of a job. *new*: the catalog did not have it whole. *missing* says why it is not whole now."""
+    """What was found of a job. *new*: the catalog did not have all of that. *missing* says why it is not whole now."""
 
     job_id: int
     name: str
@@ -210,7 +210,10 @@ class _Scan:
         self._log = log
         self._progress = progress
         self._cancelled = cancelled
-        self._touched: set[SessionIds] = set()
+        # Of jobs that the catalog did not have whole: what it had when the scan began.
+        self._touched: dict[SessionIds, Known | None] = {}
+        # Files whose attributes are cut by the end of a volume: first parts, last parts.
+        self._cut: dict[SessionIds, tuple[set[int], set[int]]] = {}
 
     def volume(self, path: Path, label: VolumeLabel | None) -> None:
         """Enter one volume. Raises `MagbayError`, `OSError`."""
@@ -351,23 +354,34 @@ class _Scan:
         job.files += session.files
         job.volumes.append(volume)
         if not session.whole:
-            self._touched.add(ids)
+            self._touched.setdefault(ids, session.known)
+        heads, tails = self._cut.setdefault(ids, (set(), set()))
+        heads |= session.cut_heads
+        tails |= session.cut_tails
 
     def settle(self) -> None:
         """Put the jobs together."""
-        if self._request.dry_run:
-            for ids, job in self._result.jobs.items():
-                found = self._catalog.job_of(ids)
+        settled = {} if self._request.dry_run else self._settled()
+        for ids, job in self._result.jobs.items():
+            heads, tails = self._cut[ids]
+            if ids in settled:
+                job.missing = settled[ids].missing
+                job.files += len(settled[ids].joined & (heads | tails))
+            else:
+                job.files += len(heads & tails)
+            found = self._catalog.job_of(ids)
+            before = self._touched.get(ids)
+            if self._request.dry_run:
                 job.status = found.status.word if found else "new"
-            return
+                job.new = ids in self._touched and (before is None or before.files < job.files)
+            elif found:
+                job.job_id, job.name, job.status = found.job_id, found.name, found.status.word
+                job.new = ids in self._touched and before != known_of(self._catalog, found)
+
+    def _settled(self) -> dict[SessionIds, Settled]:
         numbers = {}
         for ids in self._touched:
             found = self._catalog.job_of(ids)
             if found and found.status is not JobStatus.RUNNING:
                 numbers[found.job_id] = ids
-        for job_id, why in settle(self._catalog, numbers).items():
-            self._result.jobs[numbers[job_id]].missing = why
-        for ids, job in self._result.jobs.items():
-            found = self._catalog.job_of(ids)
-            if found:
-                job.job_id, job.name, job.status = found.job_id, found.name, found.status.word
+        return {numbers[job_id]: one for job_id, one in settle(self._catalog, numbers).items()}

@@ -52,13 +52,21 @@ class _Place:
         return self.first, self.last, self.written, self.volume, self.start
 
 
-def settle(catalog: Catalog, job_ids: Iterable[int]) -> dict[int, str]:
-    """Put each job together; gives for each one why it is not whole, or nothing. Raises `CatalogError`."""
+@dataclass(frozen=True)
+class Settled:
+    """What became of a job: why it is not whole, or nothing; FileIndexes of files whose attributes were joined."""
+
+    missing: str
+    joined: frozenset[int]
+
+
+def settle(catalog: Catalog, job_ids: Iterable[int]) -> dict[int, Settled]:
+    """Put each job together. Raises `CatalogError`."""
     told = {}
     for job_id in sorted(job_ids):
-        _join_loose(catalog, job_id)
+        joined = _join_loose(catalog, job_id)
         with catalog.transaction() as db:
-            told[job_id] = _settle(db, job_id)
+            told[job_id] = Settled(_settle(db, job_id), joined)
     with catalog.transaction() as db:
         folders.settle(db)
         for job_id in sorted(told):
@@ -69,8 +77,8 @@ def settle(catalog: Catalog, job_ids: Iterable[int]) -> dict[int, str]:
 # -- records that a volume's end cuts ----------------------------------------------------------------------------
 
 
-def _join_loose(catalog: Catalog, job_id: int) -> None:
-    """Join the parts of records; enter the files and digests that this completes."""
+def _join_loose(catalog: Catalog, job_id: int) -> frozenset[int]:
+    """Join the parts of records; enter the files (their FileIndexes are given) and digests that this completes."""
     query = "SELECT FileIndex, Stream, Missing, Data FROM Loose WHERE JobId=? ORDER BY FileIndex"
     whole: list[tuple[int, int, bytes]] = []
     tails: dict[tuple[int, int], bytes] = {}
@@ -87,8 +95,10 @@ def _join_loose(catalog: Catalog, job_id: int) -> None:
         if tail is not None and len(tail) == missing:
             whole.append((index, stream, data + tail))
     rows = FileWriter(catalog, job_id, again=True)
+    joined = set()
     for saved in _files_of(job_id, whole):
         rows.add(saved.file_index, saved.type, saved.path, saved.lstat, saved.digest)
+        joined.add(saved.file_index)
     rows.flush()
     with catalog.transaction(durable=False) as db:
         for index, stream, data in whole:
@@ -96,6 +106,7 @@ def _join_loose(catalog: Catalog, job_id: int) -> None:
             if digest:
                 values = (digest, job_id, index)
                 db.execute("UPDATE File SET Digest=? WHERE JobId=? AND FileIndex=? AND Digest=''", values)
+    return frozenset(joined)
 
 
 def _files_of(job_id: int, records: Sequence[tuple[int, int, bytes]]) -> Iterable[SavedFile]:

@@ -149,9 +149,13 @@ def test_volumes_in_any_order_on_any_magazine(tmp_path: Path, seed: int) -> None
     before = rows(config)
     names = list(saved.volumes)
     assert len(names) > 10
+    total = len(before["files"])
     lose(config)
+    (shown,) = scan(config, dry_run=True).jobs.values()
+    assert (shown.files, shown.new) == (total, True)
     dice = random.Random(seed)
     dice.shuffle(names)
+    told = 0
     attached.create_directories(config)
     for name in names[: len(names) // 2]:
         (tmp_path / "m1" / name).rename(tmp_path / "m2" / name)
@@ -159,10 +163,16 @@ def test_volumes_in_any_order_on_any_magazine(tmp_path: Path, seed: int) -> None
         result = scan(config, volume(config, name))
         assert result.exit_status is ExitStatus.DONE, result.errors
         (job,) = result.jobs.values()
-        assert job.missing and job.status == "failed"
+        assert job.missing and job.status == "failed" and job.new
+        told += job.files
     result = scan(config, volume(config, names[-1]))
     (job,) = result.jobs.values()
     assert (job.missing, job.status) == ("", "done")
+    # Each file is told once, those whose attributes lie on two volumes when the second one was read.
+    assert told + job.files == total
+    for dry_run in (False, True):
+        (again,) = scan(config, dry_run=dry_run).jobs.values()
+        assert (again.files, again.new) == (total, False)
     after = rows(config)
     for what in ("jobs", "places", "files", "sessions"):
         assert after[what] == before[what]
@@ -250,6 +260,11 @@ def test_unfinished_sessions_are_failed_jobs(tmp_path: Path, config: Config) -> 
     assert result.exit_status is ExitStatus.FAILED and "cut short" in result.errors[0]
     states = {job.name: (job.status, bool(job.missing)) for job in result.jobs.values()}
     assert states == {"whole": ("done", False), "torn": ("failed", True)}
+    assert all(job.new for job in result.jobs.values())
+    # Once more: nothing of the unfinished job is new.
+    for dry_run in (False, True):
+        again = scan(config, dry_run=dry_run)
+        assert [(job.name, job.new) for job in again.jobs.values()] == [("whole", False), ("torn", False)]
     assert bring_back(config, tmp_path / "out").job_id == whole.job_id
     assert save(config, tree, name="whole").volumes == ("m1-0001",)
     again = scan(config)
