@@ -25,6 +25,7 @@ from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.pools import reachable
 from appliance.storage.scrub_files import Files
 from appliance.storage.scrubs import Round, Scrub
+from appliance.storage.volume_order import in_order_of_jobs
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.errors import UnsupportedError
 from appliance.volumes.reader import Block, Damage, VolumeReader
@@ -207,11 +208,10 @@ class _Scrubbing:
     def run(self, started: Callable[[int], None]) -> ScrubResult:
         one = self._round
         mine = [m for m in self._catalog.media() if m.identity == self._magazine.identity and m.bytes]
-        written = [m for m in mine if m.status is not VolumeStatus.RECYCLE]
-        written.sort(key=lambda m: (m.first_written or 1 << 62, m.name))
+        written = in_order_of_jobs(self._catalog, [m for m in mine if m.status is not VolumeStatus.RECYCLE])
         left = [media for media in written if media.name not in one.done]
         if one.volume in {media.name for media in left}:
-            left = left[[media.name for media in left].index(one.volume) :]
+            left.sort(key=lambda media: media.name != one.volume)  # with it, and then as before
         else:
             one.volume, one.label, one.address, one.judged = "", 0, 0, {}
         started(sum(media.bytes for media in left) - one.address)

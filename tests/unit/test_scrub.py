@@ -352,3 +352,12 @@ def test_the_tree_is_still_there(tmp_path: Path, small: Config, tree: Path) -> N
     bring_back(small, tmp_path / "out")
     assert_same(tree, below(tmp_path / "out", tree))
     assert threading.active_count() <= before
+
+
+def test_volumes_are_read_in_the_order_of_their_jobs_whatever_the_clock_said(small: Config, tree: Path) -> None:
+    """Times are whole seconds, names of volumes that are written anew tell nothing, and clocks are set back."""
+    names = save(small, tree).volumes
+    with Catalog(small.state_dir) as catalog, catalog.transaction() as db:
+        db.execute("UPDATE Media SET FirstWritten=FirstWritten+1 WHERE VolumeName=?", (names[1],))
+    found = check(small)
+    assert (found.round.errors, found.round.damaged, found.exit_status) == ([], {}, ExitStatus.DONE)
