@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from appliance.storage.targets import Parts
@@ -50,6 +51,7 @@ class OpenFile:
     has_holes: bool = False
     failed: str = ""
     verified: bool | None = None
+    verdict: Future[bool | None] | None = None  # instead, while its last bytes are still digested
     has_digest: bool = False
     acls: Sequence[tuple[int, bytes]] = ()
     xattrs: Sequence[bytes] = ()

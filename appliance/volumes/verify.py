@@ -5,7 +5,8 @@ Which algorithm a session uses shows with its first digest, so the first file wi
 
 from __future__ import annotations
 
-from collections import deque
+import queue
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,20 +18,53 @@ from appliance.volumes.errors import UnsupportedError, VolumeError
 from appliance.volumes.events import Data, Digest, Event, FileEnd, FileStart, FileState, SessionEnd
 
 _PIECE = 1 << 20  # bytes given to the thread at once; smaller files do without it
-_MAX_PENDING = 4
+_MOST_PIECES = 40  # who hashes may be that far behind
+_MOST_HELD = 32  # that are being filled, each for a file; the others are free or will be
+_STRANDS = 2
+
+
+class Pieces:
+    """Memory for what is hashed by threads, used again and again. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._made = self._held = 0
+
+    def take(self) -> memoryview | None:
+        """One of `_PIECE` bytes, as soon as one is free; None when too many are being filled."""
+        with self._lock:
+            if self._held >= _MOST_HELD:
+                return None
+            self._held += 1
+            if self._free.empty() and self._made < _MOST_PIECES:
+                self._made += 1
+                return memoryview(bytearray(_PIECE))
+        return self._free.get()  # one that is hashed now
+
+    def filled(self) -> None:
+        """One that was taken will be given back by who hashes it."""
+        with self._lock:
+            self._held -= 1
+
+    def give(self, piece: memoryview) -> None:
+        """Nobody looks at it any more."""
+        self._free.put(piece)
 
 
 class FileDigest:
     """Hashes the plain bytes of one file in the order in which they were sent (holes left out).
 
-    What follows the first MiB is hashed by *worker*, a pool of one thread, so that hashing and writing overlap.
+    What follows the first MiB is hashed by *worker*, a pool of one thread, while other things are done. `drop` it.
     """
 
-    def __init__(self, algorithms: frozenset[str], worker: ThreadPoolExecutor) -> None:
+    def __init__(self, algorithms: frozenset[str], worker: ThreadPoolExecutor, pieces: Pieces) -> None:
         self._hashes = {name: digests.new(name) for name in algorithms}
         self._worker = worker
-        self._gathered = bytearray()
-        self._pending: deque[Future[None]] = deque()
+        self._pieces = pieces
+        self._piece: memoryview | None = None  # being filled
+        self._fill = 0
+        self._last: Future[None] | None = None  # what the thread does last for this file
         self.bytes = 0
 
     def update(self, data: memoryview) -> None:
@@ -41,43 +75,91 @@ class FileDigest:
         if self.bytes <= _PIECE:
             self._hash(data)
             return
-        self._gathered += data
-        if len(self._gathered) >= _PIECE:
-            if len(self._pending) >= _MAX_PENDING:
-                self._pending.popleft().result()
-            self._pending.append(self._worker.submit(self._hash, self._gathered))
-            self._gathered = bytearray()
+        at = 0
+        while at < len(data):
+            if self._piece is None:
+                self._piece = self._pieces.take()
+            if self._piece is None:
+                self._wait()
+                self._hash(data[at:])
+                return
+            count = min(len(data) - at, _PIECE - self._fill)
+            self._piece[self._fill : self._fill + count] = data[at : at + count]
+            self._fill += count
+            at += count
+            if self._fill == _PIECE:
+                self._hand_over()
 
-    def _hash(self, data: bytearray | memoryview) -> None:
+    def _hand_over(self) -> None:
+        piece, fill = self._piece, self._fill
+        if piece is not None:
+            self._piece, self._fill = None, 0
+            self._pieces.filled()
+            self._last = self._worker.submit(self._hash_piece, piece, fill)
+
+    def _hash_piece(self, piece: memoryview, fill: int) -> None:
+        try:
+            self._hash(piece[:fill])
+        finally:
+            self._pieces.give(piece)
+
+    def _hash(self, data: memoryview) -> None:
         for one in self._hashes.values():
             one.update(data)
 
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
     def matches(self, algorithm: str, value: bytes) -> bool | None:
-        """Whether the digest is the one recorded; None when this algorithm was not computed. The last call to make."""
-        while self._pending:
-            self._pending.popleft().result()
-        if self._gathered:
-            self._hash(self._gathered)
+        """Whether the digest is the one recorded; None when this algorithm was not computed. Behind the last bytes."""
+        self._hand_over()
+        self._wait()
+        return self._is(algorithm, value)
+
+    def judged(self, algorithm: str, value: bytes) -> Future[bool | None]:
+        """What `matches` gives, when it is known."""
+        self._hand_over()
+        if self._last is not None:
+            return self._worker.submit(self._is, algorithm, value)
+        known: Future[bool | None] = Future()
+        known.set_result(self._is(algorithm, value))
+        return known
+
+    def _is(self, algorithm: str, value: bytes) -> bool | None:
         found = self._hashes.get(algorithm)
         return None if found is None else found.digest() == value
+
+    def drop(self) -> None:
+        """No more bytes come; what was not handed over goes."""
+        piece, self._piece = self._piece, None
+        if piece is not None:
+            self._pieces.filled()
+            self._pieces.give(piece)
 
 
 class DigestPlan:
     """Knows which algorithms the files of each session need. *known*: what the caller knows, for all sessions."""
 
-    def __init__(self, known: str | None = None) -> None:
+    def __init__(self, known: str | None = None, pieces: Pieces | None = None) -> None:
+        self._pieces = pieces or Pieces()
         self._all = digests.computable()
         self._known = frozenset({known}) if known in self._all else None
         self._learned: dict[SessionIds, frozenset[str]] = {}
-        self._worker = ThreadPoolExecutor(1, "digest")
+        # One file after the other in turn: where one is still hashed, the next one need not wait.
+        self._workers = [ThreadPoolExecutor(1, f"digest-{number}") for number in range(_STRANDS)]
+        self._turn = 0
 
     def start(self, ids: SessionIds) -> FileDigest:
         """The digest for the next file of session *ids*."""
-        return FileDigest(self._learned.get(ids, self._known if self._known is not None else self._all), self._worker)
+        self._turn = (self._turn + 1) % _STRANDS
+        algorithms = self._learned.get(ids, self._known if self._known is not None else self._all)
+        return FileDigest(algorithms, self._workers[self._turn], self._pieces)
 
     def close(self) -> None:
-        """End the thread."""
-        self._worker.shutdown(cancel_futures=True)
+        """End the threads, when they have given back what they were lent."""
+        for worker in self._workers:
+            worker.shutdown()
 
     def learn(self, digest: Digest) -> None:
         """A digest record was seen."""
@@ -131,8 +213,10 @@ class ContentCheck:
             self._judge(event)
         elif isinstance(event, FileEnd):
             digest = self._open.pop(event.entry.ids, None)
-            if digest is not None and digest.bytes:
-                self._plan.learn_none(event)
+            if digest is not None:
+                digest.drop()
+                if digest.bytes:
+                    self._plan.learn_none(event)
         elif isinstance(event, SessionEnd):
             self._plan.forget(event.ids)
 
@@ -161,6 +245,7 @@ class ContentCheck:
             return
         self._open[event.entry.ids] = None
         matches = digest.matches(event.algorithm, event.value)
+        digest.drop()
         if matches:
             self.verified += 1
         elif matches is None:

@@ -32,7 +32,7 @@ seen = 0
 def progress(count):
     global seen
     seen += count
-    if seen > 1_000_000:
+    if seen > 2_000_000:
         os.kill(os.getpid(), signal.SIGKILL)
 
 request = restore.RestoreRequest(Path(sys.argv[2]))

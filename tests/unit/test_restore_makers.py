@@ -49,7 +49,6 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[OpenFile]:
             return taken
 
     monkeypatch.setattr(small, "_ENOUGH", 1)
-    monkeypatch.setattr(small, "berths", lambda: [2])
     monkeypatch.setattr("appliance.storage.extract.berths", lambda: [2])
     monkeypatch.setattr(small, "Crew", Counting)
     return found
