@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.cli import scan as scan_cli
-from appliance.cli.output import Output
+from appliance.cli.output import Output, one_line
 from appliance.cli.running import log_to, refresh_changer, stoppable, warn_of
 from appliance.config.loader import load
 from appliance.config.schema import CatalogConfig
@@ -65,7 +65,9 @@ def run_prune(args: argparse.Namespace, out: Output) -> ExitStatus:
         gone = expiry.prune(catalog, config, dry_run=args.dry_run)
     out.document({"pruned": [job.job_id for job in gone], "dry_run": args.dry_run})
     for job in gone:
-        out.line(f"job {job.job_id} {job.name}: {job.files} files{' would be' if args.dry_run else ''} forgotten")
+        out.line(
+            f"job {job.job_id} {one_line(job.name)}: {job.files} files{' would be' if args.dry_run else ''} forgotten"
+        )
     if not gone:
         out.line("every job is still needed")
     return ExitStatus.DONE

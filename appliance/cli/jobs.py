@@ -36,7 +36,7 @@ def run_jobs(args: argparse.Namespace, out: Output) -> ExitStatus:
     for job in jobs:
         waiting = f"  waiting for {job.waiting}" if job.waiting else ""
         out.line(
-            f"{job.job_id:6} {_time(job.started)} {job.name:20} {job.level.word:12} {job.status.word:10} "
+            f"{job.job_id:6} {_time(job.started)} {one_line(job.name):20} {job.level.word:12} {job.status.word:10} "
             f"{job.files:9} files {human_bytes(job.bytes):>10}{waiting}"
         )
     return ExitStatus.DONE
@@ -52,10 +52,9 @@ def run_show(args: argparse.Namespace, out: Output) -> ExitStatus:
     volumes = list(dict.fromkeys(volumes))
     log = [{"time": when, "kind": kind, "text": text} for when, kind, text in lines]
     out.document(_document(job) | {"volumes": volumes, "log": log})
-    out.line(f"job {job.job_id} {job.name} ({job.level.word}): {job.status.word}")
-    out.line(
-        f"  {_time(job.started)} to {_time(job.finished)}, pool {job.pool}, volumes: {', '.join(volumes) or 'none'}"
-    )
+    out.line(f"job {job.job_id} {one_line(job.name)} ({job.level.word}): {job.status.word}")
+    told = ", ".join(volumes) or "none"
+    out.line(f"  {_time(job.started)} to {_time(job.finished)}, pool {one_line(job.pool)}, volumes: {told}")
     out.line(f"  {job.files} files, {human_bytes(job.bytes)}, {job.warnings} warnings, {job.errors} errors")
     for moment, kind, text in lines:
         out.line(f"  {_time(moment)} {kind:7} {one_line(text)}")

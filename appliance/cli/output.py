@@ -13,6 +13,7 @@ from typing import Any, TextIO
 _STEP = 0.2  # seconds between two drawings of a progress line
 _CLEAR = "\r\033[K"  # to the beginning of the terminal's line, and erase it
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {0x0A: "\\n"}
+_ORDERS = {code: told for code, told in _CONTROLS.items() if code not in (0x09, 0x0A)}  # what a terminal would obey
 
 
 def one_line(text: str) -> str:
@@ -121,9 +122,18 @@ class Output:
         """Print a line for people (not with --json). Bytes of odd file names are written as they are."""
         if not self.json:
             self._clear_progress()
-            sys.stdout.flush()
-            sys.stdout.buffer.write((text + "\n").encode("utf-8", "surrogateescape"))
-            sys.stdout.buffer.flush()
+            self._print(text.translate(_ORDERS) + "\n")
+
+    def clear_screen(self) -> None:
+        """Begin anew at the top of the terminal (not with --json)."""
+        if not self.json:
+            self._print("\033[H\033[2J")
+
+    @staticmethod
+    def _print(text: str) -> None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
 
     def warn(self, text: str) -> None:
         """Print a line on stderr."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.cli import placing
-from appliance.cli.output import Output
+from appliance.cli.output import Output, one_line
 from appliance.cli.running import log_to, refresh_changer, run_reading, stoppable, warn_of
 from appliance.errors import ExitStatus
 from appliance.storage import scanning
@@ -113,4 +113,4 @@ def tell(result: ScanResult, out: Output, *, dry_run: bool) -> None:
 def _line(job: ScannedJob, *, dry_run: bool) -> str:
     state = "known" if not job.new else "new" if dry_run else job.status
     volumes = ", ".join(dict.fromkeys(job.volumes))
-    return f"{job.job_id:6} {job.name:20} {state:10} {job.files:9} files  {volumes}"
+    return f"{job.job_id:6} {one_line(job.name):20} {state:10} {job.files:9} files  {volumes}"

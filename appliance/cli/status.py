@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.changer.service import Changer
 from appliance.cli.magazine import OLDER, describe, health_words
-from appliance.cli.output import Output, as_told, human_bytes
+from appliance.cli.output import Output, as_told, human_bytes, one_line
 from appliance.cli.rotation import section as rotation
 from appliance.config.accepted import in_force
 from appliance.config.schema import Config, DirectorKind
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace, out: Output) -> ExitStatus:
         facts = collect(found.config) | {"configuration": found.words}
         out.document(facts)
         if args.watch:
-            out.line("\033[H\033[2J" + time.strftime("%Y-%m-%d %H:%M:%S"))
+            out.clear_screen()
+            out.line(time.strftime("%Y-%m-%d %H:%M:%S"))
         show(facts, out)
         if not args.watch:
             return ExitStatus.DONE
@@ -134,7 +135,7 @@ def show(facts: dict[str, Any], out: Output) -> None:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["started"]))
         counts = f"{job['files']:>8} files {human_bytes(job['bytes']):>10}"
         waiting = f"  waiting for {job['waiting']}" if job["waiting"] else ""
-        out.line(f"  {job['job_id']:>5}  {job['name']:<20} {job['status']:<10} {counts}  {started}{waiting}")
+        out.line(f"  {job['job_id']:>5}  {one_line(job['name']):<20} {job['status']:<10} {counts}  {started}{waiting}")
 
 
 def _show_rotation(sets: list[dict[str, Any]], out: Output) -> None:

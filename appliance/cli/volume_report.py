@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from appliance.cli.output import Output, human_bytes
+from appliance.cli.output import Output, human_bytes, one_line
 from appliance.errors import ExitStatus
 from appliance.volumes.events import Event, FileEnd, FileState, Partial, SessionEnd, VolumeStart
 from appliance.volumes.labels import Dialect, VolumeLabel
@@ -79,15 +79,20 @@ class Report:
             if label is None:
                 out.line(f"{path}: its label is damaged")
                 continue
-            out.line(f"{path}: volume {label.name}, pool {label.pool}, media type {label.media_type}")
+            told = f"volume {label.name}, pool {label.pool}, media type {label.media_type}"
+            out.line(f"{path}: {one_line(told)}")
             when, dialect = iso_time(label.label_time / 1e6), label.dialect.name.title()
-            out.line(f"  {dialect} label, labelled {when} by {label.program} on {label.host or '?'}")
+            out.line(
+                f"  {dialect} label, labelled {when} by {one_line(label.program)} on {one_line(label.host) or '?'}"
+            )
 
     def print_jobs(self, out: Output) -> None:
         """The jobs, for people."""
         for job in self.jobs:
             label = job.end or job.start
-            name = f"job {label.job_id} {label.job}" if label else f"session {job.ids} (its start is not here)"
+            name = (
+                f"job {label.job_id} {one_line(label.job)}" if label else f"session {job.ids} (its start is not here)"
+            )
             if job.end is None:
                 out.line(f"{name}: {_OPEN_ENDED}")
             else:
