@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import tempfile
 import time
@@ -98,9 +99,13 @@ def sync_file_system(descriptor: int) -> None:
 
     Raises `OSError`, also when something that was written since *descriptor* was opened did not reach the disk.
     """
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.syncfs(descriptor):
+    if _libc().syncfs(descriptor):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 _AT_FDCWD, _NO_REPLACE = -100, 1  # fcntl.h, linux/fs.h
@@ -112,8 +117,7 @@ def rename_new(old: Path, new: Path) -> None:
 
     Where the file system cannot promise that, *new* is looked for first. Raises `FileExistsError`, `OSError`.
     """
-    library = ctypes.CDLL(None, use_errno=True)
-    if not library.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _NO_REPLACE):
+    if not _libc().renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _NO_REPLACE):
         return
     code = ctypes.get_errno()
     if code not in _NO_SUCH_RENAME:

@@ -6,16 +6,13 @@ Source: volume format, sections 3.2, 4.3, 10, 11.4. Never holds more than the re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from appliance.volumes.attributes import Attributes, FileType, parse_attributes, parse_restore_object
 from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds
 from appliance.volumes.bsr import Bootstrap
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import (
-    Acl,
-    Data,
-    Digest,
     Event,
     FileEnd,
     FileEntry,
@@ -26,69 +23,25 @@ from appliance.volumes.events import (
     Partial,
     SessionEnd,
     SessionStart,
-    Xattr,
 )
 from appliance.volumes.labels import LabelKind, SessionLabel
+from appliance.volumes.opensession import REMEMBERED, OpenRecord, OpenSession, record_event
 from appliance.volumes.reader import Block, Damage
 from appliance.volumes.stat64 import EncodedStat
 from appliance.volumes.streams import (
-    ACL,
     ATTRIBUTES,
     DATA,
     OF_FILES,
     TYPE_MASK,
-    XATTR,
     Stream,
-    digest_name,
     stream_name,
 )
 
 _HEAD = RECORD_HEADER.size
 _MAX_SESSIONS = 4096  # open at once
 _MAX_OPEN_BYTES = 256 << 20  # of all records that are cut at a block's end
-_REMEMBERED = 8  # damages that one file or session remembers
 _SESSION_LABELS = {LabelKind.SOS_LABEL, LabelKind.EOS_LABEL}
 _WITH_DATA = {FileType.REGULAR, FileType.RAW, FileType.FIFO, FileType.PLUGIN}
-
-
-@dataclass
-class _Record:
-    """A record cut at the end of a block."""
-
-    file_index: int
-    stream: int
-    missing: int
-    data: bytearray
-    address: int
-    volume: str
-
-
-@dataclass
-class _Session:
-    ids: SessionIds
-    volumes: list[str]
-    suspect: list[Damage]  # damage since its last block, which may have taken blocks of it
-    start: SessionLabel | None = None
-    number: int | None = None  # of its last block; None: the next one cannot be told
-    last_index: int = 0
-    ignored: int = 0  # FileIndex whose records are passed over (its beginning is missing, or its name not wanted)
-    partial: int = 0  # FileIndex that begins before what was read, on a volume that may be read some other time
-    skipped: bool = False  # blocks were left out on request
-    in_middle: bool = False  # reading began inside the present file, for all that is known
-    record: _Record | None = None
-    # Of the open file:
-    entry: FileEntry | None = None
-    has_digest: bool = False
-    is_cut: bool = False
-    flaws: list[Damage] = field(default_factory=list)
-
-    def name(self) -> str:
-        return f"job {self.start.job_id}" if self.start else f"session {self.ids}"
-
-    def touch(self, damage: list[Damage]) -> None:
-        """The open file, if any, may have lost bytes."""
-        if self.entry:
-            self.flaws = (self.flaws + damage)[:_REMEMBERED]
 
 
 class SessionReader:
@@ -101,7 +54,7 @@ class SessionReader:
     def __init__(self, select: Bootstrap | None = None, *, loose: bool = False) -> None:
         self._select = select
         self._loose = loose
-        self._sessions: dict[SessionIds, _Session] = {}
+        self._sessions: dict[SessionIds, OpenSession] = {}
         self._volume = ""
         self._open_bytes = 0
         self._damage: list[Damage] = []  # the last ones on the present volume
@@ -121,9 +74,9 @@ class SessionReader:
 
     def damage(self, damage: Damage) -> Iterator[Event]:
         """Bytes between blocks are lost; which sessions that touches shows at their next block."""
-        self._damage = [*self._damage, damage][-_REMEMBERED:]
+        self._damage = [*self._damage, damage][-REMEMBERED:]
         for session in self._sessions.values():
-            session.suspect = [*session.suspect, damage][-_REMEMBERED:]
+            session.suspect = [*session.suspect, damage][-REMEMBERED:]
         yield damage
 
     def block(self, block: Block) -> Iterator[Event]:
@@ -163,7 +116,7 @@ class SessionReader:
                     and index != session.ignored
                     and entry.attributes.ftype != FileType.PLUGIN_OBJECT
                 ):
-                    yield _record_event(session, entry, stream, part)
+                    yield record_event(session, entry, stream, part)
                     continue
                 yield from self._piece(session, (index, stream, length), part, where)
             elif index in _SESSION_LABELS:
@@ -171,7 +124,9 @@ class SessionReader:
                 if session.ids not in self._sessions and end - at >= _HEAD:
                     session = self._enter(block.ids)
 
-    def _piece(self, session: _Session, header: tuple[int, int, int], part: memoryview, where: int) -> Iterator[Event]:
+    def _piece(
+        self, session: OpenSession, header: tuple[int, int, int], part: memoryview, where: int
+    ) -> Iterator[Event]:
         whole = self._join(session, header, part, where)
         if self._reports:
             yield from self._take_reports()
@@ -189,20 +144,20 @@ class SessionReader:
         reports, self._reports = self._reports, []
         return reports
 
-    def _report(self, session: _Session, address: int, length: int, what: str) -> None:
+    def _report(self, session: OpenSession, address: int, length: int, what: str) -> None:
         """Damage inside good blocks. What an earlier damage explains is not told a second time."""
         damage = Damage(self._volume, address, length, what)
         if not session.suspect:
             self._reports.append(damage)
         session.touch(session.suspect or [damage])
 
-    def _enter(self, ids: SessionIds) -> _Session:
+    def _enter(self, ids: SessionIds) -> OpenSession:
         if len(self._sessions) >= _MAX_SESSIONS:
             raise VolumeError(f"{self._volume}: more than {_MAX_SESSIONS} sessions without an end; this is no volume")
-        session = self._sessions[ids] = _Session(ids, [self._volume], list(self._damage))
+        session = self._sessions[ids] = OpenSession(ids, [self._volume], list(self._damage))
         return session
 
-    def _settle(self, session: _Session, number: int) -> None:
+    def _settle(self, session: OpenSession, number: int) -> None:
         """Judge damage since the session's last block: with the next number in order, none of its blocks was lost."""
         if session.suspect and session.number is not None and number == session.number + 1:
             session.suspect = []
@@ -212,15 +167,17 @@ class SessionReader:
         if session.volumes[-1] != self._volume:
             session.volumes.append(self._volume)
 
-    def _lose_rest(self, session: _Session, where: int, length: int, what: str) -> None:
+    def _lose_rest(self, session: OpenSession, where: int, length: int, what: str) -> None:
         damage = Damage(self._volume, where, length, what)
         self._reports.append(damage)
         session.touch([damage])
         self._drop_record(session)
-        session.suspect = [*session.suspect, damage][-_REMEMBERED:]
+        session.suspect = [*session.suspect, damage][-REMEMBERED:]
         session.number = None
 
-    def _label(self, session: _Session, kind: LabelKind, part: memoryview, length: int, where: int) -> Iterator[Event]:
+    def _label(
+        self, session: OpenSession, kind: LabelKind, part: memoryview, length: int, where: int
+    ) -> Iterator[Event]:
         try:
             if len(part) < length:
                 raise VolumeError("a session label runs over the end of its block")
@@ -238,7 +195,7 @@ class SessionReader:
             yield Damage(self._volume, where, 0, lost)
         yield from self._leave(session, label)
 
-    def _leave(self, session: _Session, end: SessionLabel | None) -> Iterator[Event]:
+    def _leave(self, session: OpenSession, end: SessionLabel | None) -> Iterator[Event]:
         self._sessions.pop(session.ids, None)
         if session.record and end:
             self._break_off(session)
@@ -257,12 +214,12 @@ class SessionReader:
 
     # Records
 
-    def _drop_record(self, session: _Session) -> None:
+    def _drop_record(self, session: OpenSession) -> None:
         if session.record:
             self._open_bytes -= len(session.record.data)
             session.record = None
 
-    def _break_off(self, session: _Session) -> None:
+    def _break_off(self, session: OpenSession) -> None:
         """The open record does not go on as it must."""
         record = session.record
         assert record is not None
@@ -274,7 +231,9 @@ class SessionReader:
             address = 0
         self._report(session, address, 0, what)
 
-    def _join(self, session: _Session, header: tuple[int, int, int], part: memoryview, where: int) -> memoryview | None:
+    def _join(
+        self, session: OpenSession, header: tuple[int, int, int], part: memoryview, where: int
+    ) -> memoryview | None:
         """The whole data of a record; None while parts are missing, or for parts whose beginning is missing."""
         index, stream, length = header
         record = session.record
@@ -296,11 +255,11 @@ class SessionReader:
         if not (session.last_index or session.start or session.suspect) and stream & TYPE_MASK in OF_FILES:
             self._headless(session, index, where)  # the volume before ended between two records of the file
         if len(part) < length:
-            self._keep(session, _Record(index, stream, length - len(part), bytearray(part), where, self._volume))
+            self._keep(session, OpenRecord(index, stream, length - len(part), bytearray(part), where, self._volume))
             return None
         return part
 
-    def _headless(self, session: _Session, index: int, where: int) -> None:
+    def _headless(self, session: OpenSession, index: int, where: int) -> None:
         """A continuation without its beginning: by damage, or because reading began in the middle."""
         what = f"file {index} of {session.name()} begins before what was read; its beginning is missing"
         if session.entry and session.entry.file_index == index:
@@ -313,16 +272,16 @@ class SessionReader:
                 session.partial = index
                 self._reports.append(Partial(self._volume, where, what))
 
-    def _passed_over(self, session: _Session, index: int, stream: int, data: memoryview) -> Iterator[Event]:
+    def _passed_over(self, session: OpenSession, index: int, stream: int, data: memoryview) -> Iterator[Event]:
         if index == session.partial:
             self._set_loose(session, index, stream, data)
             yield from self._take_reports()
 
-    def _set_loose(self, session: _Session, index: int, stream: int, data: memoryview, missing: int = 0) -> None:
+    def _set_loose(self, session: OpenSession, index: int, stream: int, data: memoryview, missing: int = 0) -> None:
         if self._loose and abs(stream) & TYPE_MASK not in DATA:
             self._reports.append(Loose(session.ids, index, stream, bytes(data), missing))
 
-    def _keep(self, session: _Session, record: _Record) -> None:
+    def _keep(self, session: OpenSession, record: OpenRecord) -> None:
         if self._open_bytes + len(record.data) > _MAX_OPEN_BYTES:
             self._report(session, record.address, len(record.data), "too many records are open at the same time")
             return
@@ -331,7 +290,7 @@ class SessionReader:
 
     # Files
 
-    def _deliver(self, session: _Session, index: int, stream: int, data: memoryview, where: int) -> Iterator[Event]:
+    def _deliver(self, session: OpenSession, index: int, stream: int, data: memoryview, where: int) -> Iterator[Event]:
         if index != session.last_index:
             yield from self._close(session)
             yield from self._next_file(session, index, where)
@@ -343,7 +302,7 @@ class SessionReader:
         kind = stream & TYPE_MASK
         if session.entry is not None:
             if kind not in ATTRIBUTES or session.entry.attributes.ftype != FileType.PLUGIN_OBJECT:
-                yield _record_event(session, session.entry, stream, data)
+                yield record_event(session, session.entry, stream, data)
                 return
             yield from self._close(session)
         try:
@@ -361,14 +320,14 @@ class SessionReader:
             session.ignored = index
             yield from self._without_beginning(session, index, where, len(data))
 
-    def _without_beginning(self, session: _Session, index: int, where: int, length: int) -> Iterator[Event]:
+    def _without_beginning(self, session: OpenSession, index: int, where: int, length: int) -> Iterator[Event]:
         what = f"file {index} of {session.name()} has no attributes; its beginning is missing"
         if not session.in_middle:
             yield Damage(self._volume, where, length, what)
         elif self._select is None:
             yield Partial(self._volume, where, what)
 
-    def _begin(self, session: _Session, index: int, stream: int, data: memoryview) -> FileEntry | None:
+    def _begin(self, session: OpenSession, index: int, stream: int, data: memoryview) -> FileEntry | None:
         kind = stream & TYPE_MASK
         if kind in ATTRIBUTES:
             found = parse_attributes(bytes(data))
@@ -388,7 +347,7 @@ class SessionReader:
             return None
         return entry
 
-    def _next_file(self, session: _Session, index: int, where: int) -> Iterator[Event]:
+    def _next_file(self, session: OpenSession, index: int, where: int) -> Iterator[Event]:
         """Go on to file *index*; report numbers left out, unless that was on request or where reading began."""
         session.in_middle = session.start is None and not session.last_index and not session.suspect
         expected = session.last_index + 1
@@ -402,24 +361,9 @@ class SessionReader:
         session.suspect = []
         session.skipped = False
 
-    def _close(self, session: _Session) -> Iterator[Event]:
+    def _close(self, session: OpenSession) -> Iterator[Event]:
         entry, flaws = session.entry, tuple(dict.fromkeys(session.flaws))
         state = FileState.DAMAGED if flaws else FileState.CUT if session.is_cut else FileState.WHOLE
         session.entry, session.flaws, session.has_digest, session.is_cut = None, [], False, False
         if entry is not None:
             yield FileEnd(entry, state, flaws)
-
-
-def _record_event(session: _Session, entry: FileEntry, stream: int, data: memoryview) -> Event:
-    kind = stream & TYPE_MASK
-    if kind in DATA:
-        return Data(entry, stream, data)
-    algorithm = digest_name(stream, len(data))
-    if algorithm:
-        session.has_digest = True
-        return Digest(entry, algorithm, bytes(data))
-    if kind in ACL:
-        return Acl(entry, stream, bytes(data))
-    if kind in XATTR:
-        return Xattr(entry, stream, bytes(data))
-    return Other(entry, stream, data)
