@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from appliance.errors import MagbayError, PermissionDeniedError
 from appliance.storage import unfinished
+from appliance.storage.pathset import PathSet
 from appliance.storage.setting import Rights, Setting
 from appliance.volumes.attributes import LONGEST_NAME
 from appliance.volumes.errors import VolumeError
@@ -72,7 +73,7 @@ class Target:
         self._last: Place | None = None  # the directory used last
         self._places = unfinished.Places()
         self._is_branch = False
-        self._implicit: set[Parts] = set()  # made on the way, not yet seen on the volume
+        self._implicit = PathSet()  # made on the way, not yet seen on the volume
         self.foreign = 0  # things whose owner or group could not be restored, for want of rights
 
     def branch(self) -> Target:
@@ -105,9 +106,12 @@ class Target:
         wanted = parts[:-1]
         if self._last and self._last.parts == wanted:
             return self._last
-        fd = os.dup(self._root)
+        # From the directory above it, if that was the last one; deep down each step from the top would take long.
+        above = self._last if self._last and wanted and self._last.parts == wanted[:-1] else None
+        begin = len(wanted) - 1 if above else 0
+        fd = os.dup(above.descriptor if above else self._root)
         try:
-            for depth, part in enumerate(wanted, 1):
+            for depth, part in enumerate(wanted[begin:], begin + 1):
                 below = self._step(fd, part, wanted[:depth])
                 os.close(fd)
                 fd = below

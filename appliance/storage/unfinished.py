@@ -17,6 +17,7 @@ import stat
 from collections.abc import Sequence
 
 from appliance.host import files
+from appliance.storage.pathset import PathSet
 
 _PREFIX = b".magbay-unfinished-"
 _NAME = re.compile(re.escape(_PREFIX) + rb"[0-9]+-[0-9]+")
@@ -24,7 +25,9 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-_MOST_KEPT = 20_000  # directories that are remembered; one that is forgotten is looked at once more
+_MOST_KEPT = (
+    100_000  # directories (with those above them) that are remembered; one that is forgotten is looked at once more
+)
 _numbers = itertools.count(1)
 
 
@@ -94,8 +97,8 @@ class Places:
     """The directories that a restore came to, and the file systems that they are on. Threads may share it."""
 
     def __init__(self) -> None:
-        self._seen: set[Sequence[bytes]] = set()
-        self._made: set[Sequence[bytes]] = set()  # of these
+        self._seen = PathSet()
+        self._made = PathSet()  # of these
         self._flushed: dict[int, int] = {}  # device number -> open directory
         self._hidden: set[int] = set()  # of file systems on which no directory could be opened
 
@@ -130,7 +133,7 @@ class Places:
             os.close(mine)
 
     def _remember(self, parts: Sequence[bytes]) -> None:
-        if len(self._seen) >= _MOST_KEPT:
+        if self._seen.components >= _MOST_KEPT:
             self._seen.clear()
             self._made.clear()
         self._seen.add(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import subprocess
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -212,3 +213,29 @@ def test_what_is_there_stays_when_nothing_can_be_read(tmp_path: Path) -> None:
     assert [text.partition(":")[0] for text in summary.errors] == ["/secret", "/other-name", "/broken"]
     assert [(out / name).read_text() for name in ("secret", "other-name", "broken")] == ["old"] * 3
     assert (out / "emptied").read_text() == "" and (out / "replaced").read_text() == "new"
+
+
+def test_directories_without_end_above_a_file(tmp_path: Path) -> None:
+    """What is kept of directories that are made on the way grows with the name, not with its square."""
+    names = [b"/%d/" % number + b"d/" * 2500 + b"f" for number in range(3)]
+
+    def fill(job: Job) -> None:
+        for name in names:
+            job.file(name, b"x")
+
+    volume = one_job(tmp_path / "volume", fill)
+    found: list[Summary] = []
+    out = tmp_path / "out"
+    try:
+        assert peak(lambda: found.append(Extractor(out).run(read_volumes([volume])))) < 16 * MIB
+        assert (found[0].errors, found[0].files) == ([], 3)
+        for number in range(3):
+            here = os.open(out / str(number), os.O_PATH)
+            for _ in range(2500):
+                below = os.open("d", os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
+                os.close(here)
+                here = below
+            assert os.stat("f", dir_fd=here).st_size == 1 and stat.S_IMODE(os.fstat(here).st_mode) & 0o500 == 0o500
+            os.close(here)
+    finally:
+        subprocess.run(["rm", "-rf", out], check=True)  # nothing else of Python's gets that deep
