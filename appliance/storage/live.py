@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 import json
 import os
 import stat as modes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from appliance.config.filesets import FilesetConfig
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.magazines import attached
-from appliance.storage import digests, saved_files
+from appliance.storage import digests, saved_files, sparse_digests
 from appliance.storage.catalog import Catalog
 from appliance.storage.joblog import LogCallback
 from appliance.storage.limits import Limits
 from appliance.storage.model import Job, SavedFile
 from appliance.storage.plan import Wanted, chain_of, chosen_job
-from appliance.storage.reading import BUFFER, Reader, new_hash, stretches
+from appliance.storage.reading import Reader, new_hash
 from appliance.storage.saved_files import text
 from appliance.storage.searching import wanted_files
 from appliance.storage.selection import matcher
@@ -278,42 +277,22 @@ class _Comparing:
             descriptor = _open(name, parent)
             try:
                 values = self._digests(descriptor, before, algorithm)
+                same = any(digests.digest_text(value) == saved.digest for value in values)
             finally:
                 os.close(descriptor)
         except OSError as error:
             self._trouble(saved.path, error)
             return []
         self.result.bytes += before.size
-        same = saved.digest in set(map(digests.digest_text, values))
         return [] if same else ["content"]
 
-    def _digests(self, descriptor: int, before: EncodedStat, algorithm: str) -> list[builtins.bytes]:
+    def _digests(self, descriptor: int, before: EncodedStat, algorithm: str) -> Iterable[builtins.bytes]:
         if before.data_stream in _WITH_HOLES:
-            return _with_holes(descriptor, before.size, algorithm)
+            return sparse_digests.candidates(descriptor, before.size, algorithm)
         digest = new_hash(algorithm)
         for _ in self._reader.plain(descriptor, before.size, digest):
             pass
         return [digest.digest()]
-
-
-def _with_holes(descriptor: int, size: int, algorithm: str) -> list[bytes]:
-    """What the digest of a file whose holes are left out can be now.
-
-    The last byte is saved even where it is in a hole, and then a restore gives the file a last block of zeros: both
-    are tried.
-    """
-    border = (size - 1) // os.fstat(descriptor).st_blksize * os.fstat(descriptor).st_blksize
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    for start, end in stretches(descriptor, size):
-        for at in range(start, min(end, border), BUFFER):
-            digest.update(os.pread(descriptor, min(BUFFER, min(end, border) - at), at))
-        if end > border:
-            rest = os.pread(descriptor, end - max(start, border), max(start, border))
-            found = [digest.copy(), digest]
-            found[0].update(b"\0")
-            found[1].update(rest)
-            return [one.digest() for one in (found if not any(rest) else found[1:])]
-    return [digest.digest()]
 
 
 def _open(name: bytes, parent: int | None) -> int:
