@@ -88,6 +88,7 @@ class Branch:
             target,
             settings.berths,
             made=self._made_small,
+            made_all=self._made_all_small,
             again=self._make_again,
             failed=self._fail,
             warn=summary.warn,
@@ -335,6 +336,13 @@ class Branch:
         self.summary.files += 1
         self.summary.bytes += len(one.held or b"")
         self._judge(one, FileState.WHOLE, [*missed])
+
+    def _made_all_small(self, files: Sequence[OpenFile]) -> None:
+        self.summary.files += len(files)
+        self.summary.bytes += sum([len(one.held or b"") for one in files])
+        for one in files:
+            if self._settings.on_result is not None or one.verified is None:
+                self._judge(one, FileState.WHOLE, [])
 
     def _make_again(self, one: OpenFile) -> None:
         """A small file that could not be made in one go: its name is taken, or the file system is a simple one."""

@@ -25,8 +25,8 @@ NOT_LIKE_THIS = -1
 """Instead of an errno: nothing is made, as `nameless.make` says."""
 _LONGEST = 500  # characters about one file
 
-# One file: which of the directories, name, begin and end of its data in the slot, the numbers of its `EncodedStat`,
-# ACLs and extended attributes.
+# One file: which of the directories, name, begin and end of its data in the slot; mode, owner, group, times of access
+# and modification; ACLs and extended attributes.
 File = tuple[int, bytes, int, int, tuple[int, ...], tuple[tuple[int, bytes], ...], tuple[bytes, ...]]
 # One with which there is something: its place in the slot, errno (0: it is made), and the parts of a `nameless.Made`.
 Result = tuple[int, int, list[str], bool]
@@ -59,7 +59,8 @@ def _make_all(slot: memoryview, size: int, folders: list[int], rights: Rights) -
     files: list[File] = marshal.loads(slot[DATA : DATA + size])  # noqa: S302 - from the process that started this one
     results: list[Result] = []
     for number, (folder, name, begin, end, numbers, acls, xattrs) in enumerate(files):
-        saved = EncodedStat._make(numbers)
+        mode, uid, gid, atime, mtime = numbers
+        saved = EncodedStat(0, 0, mode, 1, uid, gid, 0, end - begin, 0, 0, atime, mtime)
         try:
             made = nameless.make(folders[folder], name, slot[begin:end], saved, rights, acls, xattrs)
         except OSError as error:

@@ -13,7 +13,7 @@ import mmap
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from appliance.host import workers
@@ -34,10 +34,10 @@ _NAME = 255
 
 
 class Told(NamedTuple):
-    """What became of a file: as `maker.Result`, or `DIED`."""
+    """A file that is not just made: as `maker.Result`, or `DIED`."""
 
     file: OpenFile
-    errno: int = 0
+    errno: int
     missed: Sequence[str] = ()
     foreign: bool = False
 
@@ -131,8 +131,9 @@ class Crew:
         begin, end = batch.used, batch.used + len(data)
         at = batch.number * SLOT
         self._memory[at + begin : at + end] = data
-        saved = tuple(one.entry.attributes.stat)
-        batch.words.append((len(batch.folders) - 1, name, begin, end, saved, tuple(one.acls), tuple(one.xattrs)))
+        saved = one.entry.attributes.stat
+        numbers = (saved.mode, saved.uid, saved.gid, saved.atime, saved.mtime)
+        batch.words.append((len(batch.folders) - 1, name, begin, end, numbers, tuple(one.acls), tuple(one.xattrs)))
         batch.files.append(one)
         batch.used = end
         if len(batch.files) == _FILES or len(batch.folders) == FOLDERS:
@@ -157,15 +158,13 @@ class Crew:
         """Whether something is handed over and not yet told."""
         return any(maker.given for maker in self._makers)
 
-    def collect(self, *, wait: bool) -> list[Told]:
-        """What there is to tell by now; *wait* for something. For each file exactly once."""
-        told: list[Told] = []
+    def collect(self, *, wait: bool) -> Iterator[tuple[Sequence[OpenFile], Sequence[Told]]]:
+        """The files that are settled by now, and what is to be told of some; *wait* for something."""
         if self.is_busy:
             for descriptor, _ in self._poll.poll(None if wait else 0):
-                told += self._hear(self._by_descriptor[descriptor])
-        return told
+                yield self._hear(self._by_descriptor[descriptor])
 
-    def _hear(self, maker: _Maker) -> list[Told]:
+    def _hear(self, maker: _Maker) -> tuple[Sequence[OpenFile], Sequence[Told]]:
         try:
             message = maker.channel.recv(MESSAGE.size)
         except OSError:
@@ -177,12 +176,11 @@ class Crew:
         at = number * SLOT + DATA
         results: list[Result] = marshal.loads(self._memory[at : at + size])  # noqa: S302 - from our own process
         self._free.append((number, maker))
-        told = [Told(one) for one in batch.files]
-        for which, errno, missed, foreign in results:
-            told[which] = Told(batch.files[which], errno, missed, foreign)
-        return told
+        return batch.files, [
+            Told(batch.files[which], errno, missed, foreign) for which, errno, missed, foreign in results
+        ]
 
-    def _lose(self, maker: _Maker) -> list[Told]:
+    def _lose(self, maker: _Maker) -> tuple[Sequence[OpenFile], Sequence[Told]]:
         """A process that has ended has made of its files what has a name."""
         self._poll.unregister(maker.channel.fileno())
         maker.process.kill()  # if it has only closed its socket
@@ -195,7 +193,8 @@ class Crew:
             self._batch = None
         maker.given.clear()
         self._free = [(slot, free) for slot, free in self._free if free is not maker]
-        return [Told(one, DIED) for batch in lost for one in batch.files]
+        files = [one for batch in lost for one in batch.files]
+        return files, [Told(one, DIED) for one in files]
 
     def close(self) -> None:
         """End the processes. One that still has files to make is killed: none of them is half in its place."""

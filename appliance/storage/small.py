@@ -26,8 +26,9 @@ def berths() -> list[int]:
 
 
 class SmallFiles:
-    """*made* is told of each file that is in its place and what could not be set; *again* of each that has to be made
-    like any other; *failed* of errors of the target, which it may raise. *warn*: words that are about no file.
+    """*made* is told of each file that is in its place and what could not be set, *made_all* of those of which nothing
+    is to be said; *again* of each that has to be made like any other; *failed* of errors of the target, which it may
+    raise. *warn*: words that are about no file.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class SmallFiles:
         free: list[int],
         *,
         made: Callable[[OpenFile, Sequence[str]], None],
+        made_all: Callable[[Sequence[OpenFile]], None],
         again: Callable[[OpenFile], None],
         failed: Callable[[OpenFile, OSError], None],
         warn: Callable[[str], None],
     ) -> None:
         self._target = target
         self._berths = free
+        self._made_all = made_all
         self._made, self._again, self._failed, self._warn = made, again, failed, warn
         self._crew: Crew | None = None
         self._given: set[Parts] = set()
@@ -110,9 +113,12 @@ class SmallFiles:
                 self._collect(crew, wait=True)
 
     def _collect(self, crew: Crew, *, wait: bool) -> None:
-        for told in crew.collect(wait=wait):
-            self._given.discard(told.file.parts)
-            self._take(told)
+        for files, told in crew.collect(wait=wait):
+            self._given.difference_update([one.parts for one in files])
+            apart = {id(one.file) for one in told}
+            self._made_all([one for one in files if id(one) not in apart] if apart else files)
+            for one in told:
+                self._take(one)
         while crew.ends:
             self._warn(f"a process that made small files was ended ({crew.ends.pop()}): they are made without it")
 
