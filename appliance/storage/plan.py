@@ -269,7 +269,7 @@ class JobReader:
         """End what is open. Where reading stops on purpose behind a file, that file is not cut."""
         for event in self._sessions.finish():
             if isinstance(event, FileEnd) and event.state is FileState.CUT and self._ends_here(event):
-                event = replace(event, state=FileState.WHOLE)
+                event = event._replace(state=FileState.WHOLE)
             yield event
 
     def _ends_here(self, event: FileEnd) -> bool:

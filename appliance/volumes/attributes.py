@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import stat as modes
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.stat64 import EncodedStat
@@ -52,8 +52,7 @@ _TYPE_BITS = 0o170000  # of a mode; numbers from a volume may be any, so stat.S_
 _SPECIAL_KINDS = {modes.S_IFIFO: "fifo", modes.S_IFCHR: "character-device", modes.S_IFBLK: "block-device"}
 
 
-@dataclass(frozen=True)
-class Attributes:
+class Attributes(NamedTuple):
     """One parsed record. *name* and *link* are bytes as stored; directories end in a slash."""
 
     file_index: int

@@ -1,12 +1,14 @@
 """What reading volumes yields, in order: sessions, and in them the files, piece by piece.
 
-Events of sessions that ran at the same time alternate; each says which session and file it belongs to.
+Events of sessions that ran at the same time alternate; each says which session and file it belongs to. Those that
+come several times for each file are tuples, which are made in half the time of frozen dataclasses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from appliance.volumes.attributes import Attributes
 from appliance.volumes.blocks import SessionIds
@@ -22,8 +24,7 @@ class FileState(Enum):
     CUT = "cut"  # its session ends inside it (cancelled job, or the next volume was not given)
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """A saved thing. *volume*: the file of the volume on which its attributes begin; *job_id* 0 when not known.
 
     *is_update*: only attributes were saved, for something that an earlier job holds.
@@ -68,15 +69,13 @@ class SessionStart:
     volume: str
 
 
-@dataclass(frozen=True)
-class FileStart:
+class FileStart(NamedTuple):
     """A file's attributes."""
 
     entry: FileEntry
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """A data record of *entry* as stored (see `compression.decode`). *data* is valid until the next event."""
 
     entry: FileEntry
@@ -84,8 +83,7 @@ class Data:
     data: memoryview
 
 
-@dataclass(frozen=True)
-class Digest:
+class Digest(NamedTuple):
     """The digest record of *entry*."""
 
     entry: FileEntry
@@ -93,8 +91,7 @@ class Digest:
     value: bytes
 
 
-@dataclass(frozen=True)
-class Acl:
+class Acl(NamedTuple):
     """An access control list of *entry*: for streams 1007 (default) and 1008 (access) text with a NUL behind."""
 
     entry: FileEntry
@@ -102,8 +99,7 @@ class Acl:
     data: bytes
 
 
-@dataclass(frozen=True)
-class Xattr:
+class Xattr(NamedTuple):
     """The extended attributes of *entry*, packed (volume format, section 9.4)."""
 
     entry: FileEntry
@@ -111,8 +107,7 @@ class Xattr:
     data: bytes
 
 
-@dataclass(frozen=True)
-class Other:
+class Other(NamedTuple):
     """Any other record of *entry* (plugin name, restore object, unknown). *data* is valid until the next event."""
 
     entry: FileEntry
@@ -120,8 +115,7 @@ class Other:
     data: memoryview
 
 
-@dataclass(frozen=True)
-class FileEnd:
+class FileEnd(NamedTuple):
     """No more of *entry* follows; *damage* says what touched it when it is not whole."""
 
     entry: FileEntry

@@ -6,7 +6,6 @@ Source: volume format, sections 3.2, 4.3, 10, 11.4. Never holds more than the re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from appliance.volumes.attributes import Attributes, FileType, parse_attributes, parse_restore_object
 from appliance.volumes.blocks import MAX_RECORD, RECORD_HEADER, SessionIds
@@ -340,7 +339,7 @@ class SessionReader:
         job_id = session.start.job_id if session.start else 0
         update = kind == Stream.UNIX_ATTRIBUTE_UPDATE
         if found.file_index != index:
-            found = replace(found, file_index=index)
+            found = found._replace(file_index=index)
         entry = FileEntry(session.ids, job_id, self._volume, found, update)
         if self._select is not None and not self._select.wants_name(entry.path):
             session.ignored = index

@@ -13,7 +13,6 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -551,8 +550,8 @@ def test_events_of_entries_can_be_replaced_for_restores_elsewhere(tmp_path: Path
     for event in read_volumes([path]):
         entry = getattr(event, "entry", None)
         if entry is not None:
-            renamed = replace(entry, attributes=replace(entry.attributes, name=b"/moved/f"))
-            event = replace(event, entry=renamed)
+            renamed = entry._replace(attributes=entry.attributes._replace(name=b"/moved/f"))
+            event = event._replace(entry=renamed)
         seen.append(event)
     assert Extractor(tmp_path / "out").run(seen).files == 1
     assert (tmp_path / "out/moved/f").exists()
