@@ -14,6 +14,8 @@ from appliance.config.schedules import SCHEDULES, HooksConfig, JobLevel, LimitsC
 ANY_MAGAZINE = "any"
 # The largest size that fits one label block and some data; smaller volumes would hold nothing.
 LEAST_VOLUME_BYTES = 65536
+# A label must fit into one block; Bacula's tools take blocks up to that size.
+LEAST_BLOCK, LARGEST_BLOCK = 4096, 4_000_000
 
 
 class LabelDialect(Enum):
@@ -29,6 +31,12 @@ class PoolConfig:
 
     maximum_volume_bytes: int = setting(
         Size(LEAST_VOLUME_BYTES), "A volume is full at this size.", default=10_000_000_000, example="10GB"
+    )
+    maximum_block_size: int = setting(
+        Size(LEAST_BLOCK),
+        "Blocks of new jobs have this size (at most 4MB); every reader takes 64512 bytes silently.",
+        default=64512,
+        example="64512",
     )
     signature: Signature = setting(
         Choice(Signature), "Digest kept for each file.", default=Signature.MD5, example="MD5"
@@ -73,6 +81,8 @@ class PoolConfig:
     def __post_init__(self) -> None:
         if self.magazines and self.rotation_set:
             raise ValueError("wants either magazines or rotation_set")
+        if self.maximum_block_size > min(LARGEST_BLOCK, self.maximum_volume_bytes - LEAST_BLOCK // 4):
+            raise ValueError("maximum_block_size: wants at most 4MB, and less than maximum_volume_bytes")
 
 
 @dataclass(frozen=True)

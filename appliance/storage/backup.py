@@ -284,7 +284,8 @@ class _Run:
         contents: Gathering | Here | None = None
         try:
             contents = self._contents(names, since, source.pool.signature)
-            writer = SessionWriter(sink, ids, first_number=1 if sink.begin() else 0)
+            size = source.pool.maximum_block_size
+            writer = SessionWriter(sink, ids, max_block=size, first_number=1 if sink.begin() else 0)
             writer.write_label(LabelKind.SOS_LABEL, self.job.job_id, label.pack(LabelKind.SOS_LABEL))
             contents.into(Direct(writer, rows, self.log, progress, cancelled))
             self._end(commit.done(writer, contents), contents, ExitStatus.DONE)

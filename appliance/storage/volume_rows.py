@@ -11,7 +11,6 @@ from appliance.storage.catalog import Catalog, write_media
 from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.scanned import VolumeBook, text_of
 from appliance.volumes.bb03 import VolumeKeys
-from appliance.volumes.blocks import DEFAULT_BLOCK
 from appliance.volumes.labels import VolumeLabel
 from appliance.volumes.reader import Block, Damage, VolumeReader
 
@@ -77,4 +76,4 @@ def _usable(config: Config | None, label: VolumeLabel | None, end: int) -> Volum
     pool = config.pools.get(label.pool) if label and config else None
     if label is None or label.program != PROGRAM or pool is None:
         return VolumeStatus.USED
-    return VolumeStatus.FULL if end + DEFAULT_BLOCK >= pool.maximum_volume_bytes else VolumeStatus.APPEND
+    return VolumeStatus.FULL if end + pool.maximum_block_size >= pool.maximum_volume_bytes else VolumeStatus.APPEND
