@@ -49,6 +49,7 @@ class Files:
         self._checks: dict[SessionIds, FileCheck] = {}
         self._begun: dict[SessionIds, tuple[str, int]] = {}  # open files: volume and address of the block
         self._over: set[SessionIds] = set()
+        self._seen: dict[SessionIds, tuple[str, int]] = {}  # of each session's last block: volume and number
         self._volume = ""
         self._ruined: set[str] = set()  # volumes with bytes that are lost
         self._before = ""  # the volume before
@@ -82,8 +83,34 @@ class Files:
 
     def block(self, block: Block) -> None:
         """Look at one block."""
+        goes_on = self._goes_on(block)
         for event in self._reader.block(block):
-            self._take(event, block.address)
+            if goes_on or not self._leave_out(event):
+                self._take(event, block.address)
+
+    def _goes_on(self, block: Block) -> bool:
+        """Whether nothing of the session lies between its block before and this one.
+
+        What lies there may be on a magazine that is away, or was written over when its job was not needed any more:
+        that is no damage. What of a good job must be on the volumes here, the catalog tells.
+        """
+        if not block.address:
+            return True  # the volume's label, whose session need not have anything else here
+        volume, number = self._seen.get(block.ids, (self._volume, 0))
+        self._seen[block.ids] = (self._volume, block.number)
+        return volume == self._volume or block.number == number + 1 or bool(self._ruined & {volume, self._volume})
+
+    def _leave_out(self, event: Event) -> bool:
+        """An event that only says that something is missing in between."""
+        if isinstance(event, FileEnd) and event.state is not FileState.WHOLE:
+            ids = event.entry.ids
+            self._begun.pop(ids, None)
+            if self._checks.pop(ids, None):
+                self._round.judged[str(ids)] = event.entry.file_index
+            else:
+                self._content.take(event)
+            return True
+        return isinstance(event, Damage)
 
     def damage(self, damage: Damage) -> None:
         """Bytes of the present volume are lost."""
@@ -165,6 +192,7 @@ class Files:
             else:
                 self._end(job, event)
         elif isinstance(event, SessionEnd):
+            self._seen.pop(event.ids, None)
             self._content.take(event)
             self._over.add(event.ids)
         else:

@@ -14,6 +14,7 @@ import pytest
 from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError
 from appliance.host import files
+from appliance.magazines import attached
 from appliance.storage import scrub, scrubs
 from appliance.storage.catalog import Catalog
 from appliance.storage.device import FileVolume
@@ -359,5 +360,33 @@ def test_volumes_are_read_in_the_order_of_their_jobs_whatever_the_clock_said(sma
     names = save(small, tree).volumes
     with Catalog(small.state_dir) as catalog, catalog.transaction() as db:
         db.execute("UPDATE Media SET FirstWritten=FirstWritten+1 WHERE VolumeName=?", (names[1],))
+    found = check(small)
+    assert (found.round.errors, found.round.damaged, found.exit_status) == ([], {}, ExitStatus.DONE)
+
+
+def test_a_job_with_a_part_on_another_magazine(tmp_path: Path, tree: Path) -> None:
+    """From one magazine to another and back: what lies there in between is not missing here."""
+    config = configuration(tmp_path, "maximum_volume_bytes: 500000, magazines: [m1]")
+    done = save(config, tree)
+    (tmp_path / "m2").mkdir(exist_ok=True)
+    other = next(one for one in attached.known(config) if one.name == "m2")
+    for name in done.volumes[1:3]:
+        volume(config, name).rename(tmp_path / "m2" / name)
+        with Catalog(config.state_dir) as catalog, catalog.transaction() as db:
+            db.execute("UPDATE Media SET Magazine='m2', Identity=? WHERE VolumeName=?", (other.identity, name))
+    found = check(config)
+    assert (found.round.errors, found.round.damaged, found.exit_status) == ([], {}, ExitStatus.DONE)
+    assert 0 < found.round.files < done.files
+    flip(volume(config, done.volumes[0]), volume(config, done.volumes[0]).stat().st_size - 500)
+    found = check(config)
+    assert set(found.round.damaged) == {done.volumes[0]}
+
+
+def test_what_is_left_of_a_job_that_was_partly_written_over(small: Config, tree: Path) -> None:
+    done = save(small, tree)
+    with Catalog(small.state_dir) as catalog, catalog.transaction() as db:
+        for table in ("JobMedia", "File", "Job"):
+            db.execute(f"DELETE FROM {table}")
+        db.execute("DELETE FROM Media WHERE VolumeName=?", (done.volumes[1],))
     found = check(small)
     assert (found.round.errors, found.round.damaged, found.exit_status) == ([], {}, ExitStatus.DONE)
