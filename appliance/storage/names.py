@@ -76,6 +76,7 @@ _FOLDERS = (
     "SELECT p.Path FROM Part CROSS JOIN Path p INDEXED BY PathFolder "
     "WHERE (p.PathId >> {bits})=Part.Number AND {where}"
 )
+_BATCH = 500
 _ALL_FOLDERS = "SELECT p.Path FROM Path p WHERE {where}"
 
 
@@ -100,5 +101,10 @@ def folders(catalog: Catalog, like: Likeness) -> Iterator[bytes]:
 
 def alone(catalog: Catalog) -> Iterator[bytes]:
     """Paths of the directories above which there may be some that have no row of their own."""
-    for (path,) in catalog.rows("SELECT Path FROM Alone JOIN Path USING(PathId)", many=True):
-        yield bytes(path)
+    # Not as a join: either database may read all of Path for it.
+    numbers = [number for (number,) in catalog.rows("SELECT PathId FROM Alone")]
+    for at in range(0, len(numbers), _BATCH):
+        batch = numbers[at : at + _BATCH]
+        query = f"SELECT Path FROM Path WHERE PathId IN ({', '.join('?' * len(batch))})"  # noqa: S608
+        for (path,) in catalog.rows(query, batch):
+            yield bytes(path)

@@ -73,6 +73,19 @@ def test_the_index_leads_there(config: Config) -> None:
                 assert rest <= {"SCAN Part", "SCAN n"}, steps
 
 
+def test_what_is_alone_is_found_by_its_number(config: Config) -> None:
+    with Catalog.of(config) as catalog:
+        entered(catalog, ((n, b"/%d/file" % n) for n in range(1, 2000)))
+        found: list[str] = []
+        rows = catalog.rows
+        catalog.rows = lambda query, values=(), **how: found.append(query) or rows(query, values, **how)  # type: ignore
+        assert len(list(names.alone(catalog))) == 1999
+        for query in found[1:]:
+            plan = list(rows("EXPLAIN QUERY PLAN " + query, [1] * query.count("?")))
+            assert [step for *_, step in plan] == ["SEARCH Path USING INTEGER PRIMARY KEY (rowid=?)"]
+        assert len(found) > 2
+
+
 def test_jobs_of_many_parts_and_with_gaps(config: Config) -> None:
     """FileIndexes far apart, at the borders of parts, and more of them than one batch has."""
     dice = random.Random(7)
