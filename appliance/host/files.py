@@ -1,6 +1,7 @@
 """Durable files: the one place that says how a small file is replaced so that power loss leaves the old or the new one.
 
-Order: write a temporary file beside the target, fsync it, rename it over the target, fsync the directory.
+Order: write a temporary file beside the target, fsync it, rename it over the target, fsync the directory. Temporary
+files of processes that were killed are taken away by the next process that writes in the directory (`unfinished.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import errno
 import fcntl
 import functools
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from appliance.host import unfinished
+
+_looked_at: set[tuple[int, int]] = set()  # directories (device, inode) in which dead processes' files were looked for
+_MOST_LOOKED_AT = 1000
 _LOOK = 0.1  # seconds between two looks at a lock that another holds
 
 
@@ -42,12 +46,13 @@ def replacing(path: Path, *, mode: int = 0o640, durable: bool = True, adopted: b
     directory. Raises `OSError`.
     """
     try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         error.filename = str(path)  # what a person has asked for
         raise
     try:
-        with os.fdopen(fd, "wb") as file:
+        _take_dead_away(folder)
+        with _unfinished(folder, path) as file:
             yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
@@ -55,13 +60,40 @@ def replacing(path: Path, *, mode: int = 0o640, durable: bool = True, adopted: b
                 adopt(file.fileno(), path.parent)
             if durable:
                 os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+    finally:
+        os.close(folder)
     if durable:
         sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: int, path: Path) -> Iterator[BinaryIO]:
+    """A new file in *folder* that is renamed to *path* at the end of the block, or removed when that raises."""
+    try:
+        fd, name = unfinished.create(folder)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    try:
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            # While it is locked: without its lock it would be one of a dead process.
+            os.rename(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+        raise
+
+
+def _take_dead_away(folder: int) -> None:
+    """At this process' first file in the directory: what processes left there that were killed while they wrote."""
+    status = os.fstat(folder)
+    place = (status.st_dev, status.st_ino)
+    if place not in _looked_at:
+        if len(_looked_at) >= _MOST_LOOKED_AT:
+            _looked_at.clear()
+        _looked_at.add(place)
+        unfinished.remove_dead(folder)
 
 
 def adopt(file: int | Path, directory: Path) -> None:

@@ -131,6 +131,61 @@ def test_write_atomic_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert sorted(os.listdir(tmp_path)) == ["folder", "state.json"], "a failed write leaves no temporary file"
 
 
+_WRITES = """\
+import os, signal, sys
+from pathlib import Path
+from appliance.host import files
+with files.replacing(Path(sys.argv[1]) / "target") as file:
+    file.write(b"half")
+    file.flush()
+    print(flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    input()
+"""
+
+
+def test_what_a_killed_write_left_is_taken_away_by_the_next_process(tmp_path: Path) -> None:
+    """And nothing else: not what another process writes just now, not what only looks so, nothing foreign."""
+    command = [sys.executable, "-c", _WRITES, str(tmp_path)]
+    (tmp_path / "target").write_bytes(b"whole")
+    for _ in range(2):
+        assert subprocess.run([*command, "killed"], stdout=subprocess.PIPE).returncode == -9
+    (dead,) = tmp_path.glob(".magbay-unfinished-*")  # that of the first one was taken away by the second
+    with subprocess.Popen([*command, "lives"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin and other.stdout and other.stdout.readline()
+        (living,) = tmp_path.glob(".magbay-unfinished-*")
+        assert living != dead
+        (tmp_path / ".target.x4fjw9_k").write_bytes(b"of an editor")
+        (tmp_path / ".magbay-unfinished-notes").write_bytes(b"of a person")
+        (tmp_path / ".magbay-unfinished-1-1").mkdir()
+        (tmp_path / ".magbay-unfinished-1-2").symlink_to("target")
+        (tmp_path / ".magbay-unfinished-1-3").write_bytes(b"has another name")
+        os.link(tmp_path / ".magbay-unfinished-1-3", tmp_path / "kept")
+        (tmp_path / ".magbay-unfinished-1-4").write_bytes(b"of a dead process")
+        before = set(os.listdir(tmp_path))
+        code = "import sys; from pathlib import Path; from appliance.host import files; "
+        code += "files.write_atomic(Path(sys.argv[1]) / 'second', b'2')"
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+        assert set(os.listdir(tmp_path)) == (before | {"second"}) - {".magbay-unfinished-1-4"}
+        assert (tmp_path / "target").read_bytes() == b"whole"
+        other.stdin.write(b"\n")
+        other.stdin.close()
+        assert other.wait() == 0
+    assert (tmp_path / "target").read_bytes() == b"half" and not living.exists()
+
+
+def test_a_process_looks_once_in_each_directory(tmp_path: Path) -> None:
+    """At its first write: what it writes itself, it takes away itself."""
+    left = tmp_path / ".magbay-unfinished-1-1"
+    left.touch()
+    files.write_atomic(tmp_path / "one", b"1", durable=False)
+    assert not left.exists()
+    left.touch()
+    files.write_atomic(tmp_path / "two", b"2", durable=False)
+    assert left.exists()
+
+
 def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         files.write_atomic(tmp_path / "nowhere" / "file", b"x")

@@ -168,7 +168,13 @@ def _killed(work: Callable[[], Any], moment: int) -> bool:
 
             return stepping
 
-        for place, name in ((commands.subprocess, "run"), (os, "link"), (Path, "replace"), (os, "write")):
+        for place, name in (
+            (commands.subprocess, "run"),
+            (os, "link"),
+            (os, "rename"),
+            (Path, "replace"),
+            (os, "write"),
+        ):
             setattr(place, name, around(getattr(place, name)))
         Path.unlink = around(Path.unlink)  # type: ignore[method-assign]
         try:
