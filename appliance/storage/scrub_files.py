@@ -84,6 +84,8 @@ class Files:
     def block(self, block: Block) -> None:
         """Look at one block."""
         goes_on = self._goes_on(block)
+        if not goes_on:
+            self._reader.skip(block.ids)
         for event in self._reader.block(block):
             if goes_on or not self._leave_out(event):
                 self._take(event, block.address)

@@ -382,11 +382,18 @@ def test_a_job_with_a_part_on_another_magazine(tmp_path: Path, tree: Path) -> No
     assert set(found.round.damaged) == {done.volumes[0]}
 
 
-def test_what_is_left_of_a_job_that_was_partly_written_over(small: Config, tree: Path) -> None:
-    done = save(small, tree)
-    with Catalog(small.state_dir) as catalog, catalog.transaction() as db:
+@pytest.mark.parametrize("block", [64_512, 4096])
+def test_what_is_left_of_a_job_that_was_partly_written_over(tmp_path: Path, block: int) -> None:
+    """Also where many files are missing, and the first block behind the gap is within a record."""
+    config = configuration(tmp_path, f"maximum_volume_bytes: 500000, maximum_block_size: {block}, magazines: [m1]")
+    (top := tmp_path / "source").mkdir()
+    for number in range(20):
+        (top / f"more-{number}").write_bytes(bytes([number]) * 130_000)
+    done = save(config, top)
+    with Catalog(config.state_dir) as catalog, catalog.transaction() as db:
         for table in ("JobMedia", "File", "Job"):
             db.execute(f"DELETE FROM {table}")
-        db.execute("DELETE FROM Media WHERE VolumeName=?", (done.volumes[1],))
-    found = check(small)
+        for name in done.volumes[1:3]:
+            db.execute("DELETE FROM Media WHERE VolumeName=?", (name,))
+    found = check(config)
     assert (found.round.errors, found.round.damaged, found.exit_status) == ([], {}, ExitStatus.DONE)
