@@ -43,6 +43,7 @@ MODULES += (test_restore_lanes, test_restore_places, test_scan, test_scrub, test
 NOT_HERE = {
     "test_look_ups_use_the_index",
     "test_the_index_leads_there",
+    "test_what_is_alone_is_found_by_its_number",
     "test_a_catalog_of_the_version_before_is_brought_up",
     "test_a_catalog_of_version_5_is_brought_up",
     "test_an_upgrade_that_fails_changes_nothing",
