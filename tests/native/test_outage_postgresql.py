@@ -23,7 +23,7 @@ from appliance.storage.model import JobStatus, Level
 from appliance.storage.postgresql import PostgreSQL
 from tests.native.postgres import Server, server
 from tests.native.test_catalog_postgresql import configured
-from tests.unit.enginehelp import assert_same, below, bring_back, magbay, save
+from tests.unit.enginehelp import assert_same, below, bring_back, in_one_process, magbay, save
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,12 @@ def postgres() -> Iterator[Server]:
         one.sql("ALTER SYSTEM SET wal_writer_delay = '10s'")
         one.sql("SELECT pg_reload_conf()")
         yield one
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is told file by file, so that the server goes away where a test wants it to."""
+    in_one_process(monkeypatch)
 
 
 @pytest.fixture
