@@ -51,6 +51,11 @@ class OpenSession:
         """For messages."""
         return f"job {self.start.job_id}" if self.start else f"session {self.ids}"
 
+    @property
+    def has_all(self) -> bool:
+        """Whether all records of the open file are here: its digest is the last, or a record of another one began."""
+        return self.has_digest or (self.record is not None and self.record.file_index != self.last_index)
+
     def touch(self, damage: list[Damage]) -> None:
         """The open file, if any, may have lost bytes."""
         if self.entry:

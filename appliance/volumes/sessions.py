@@ -143,12 +143,13 @@ class SessionReader:
         reports, self._reports = self._reports, []
         return reports
 
-    def _report(self, session: OpenSession, address: int, length: int, what: str) -> None:
-        """Damage inside good blocks. What an earlier damage explains is not told a second time."""
+    def _report(self, session: OpenSession, address: int, length: int, what: str, *, touches: bool = True) -> None:
+        """Damage inside good blocks; *touches*: the open file. What an earlier damage explains is not told again."""
         damage = Damage(self._volume, address, length, what)
         if not session.suspect:
             self._reports.append(damage)
-        session.touch(session.suspect or [damage])
+        if touches:
+            session.touch(session.suspect or [damage])
 
     def _enter(self, ids: SessionIds) -> OpenSession:
         if len(self._sessions) >= _MAX_SESSIONS:
@@ -160,7 +161,7 @@ class SessionReader:
         """Judge damage since the session's last block: with the next number in order, none of its blocks was lost."""
         if session.suspect and session.number is not None and number == session.number + 1:
             session.suspect = []
-        elif not session.has_digest:
+        elif not session.has_all:
             session.touch(session.suspect)
         session.number = number
         if session.volumes[-1] != self._volume:
@@ -199,7 +200,7 @@ class SessionReader:
         if session.record and end:
             self._break_off(session)
             yield from self._take_reports()
-        if end is None and not session.has_digest:
+        if end is None and not session.has_all:
             session.touch(session.suspect)
             kind = session.entry.attributes.ftype if session.entry else 0
             session.is_cut = session.is_cut or session.record is not None or kind in _WITH_DATA
@@ -228,14 +229,14 @@ class SessionReader:
         if record.volume != self._volume:
             what += f" (it begins on {record.volume}; is a volume between missing?)"
             address = 0
-        self._report(session, address, 0, what)
+        self._report(session, address, 0, what, touches=record.file_index == session.last_index)
 
     def _join(
         self, session: OpenSession, header: tuple[int, int, int], part: memoryview, where: int
     ) -> memoryview | None:
         """The whole data of a record; None while parts are missing, or for parts whose beginning is missing."""
         index, stream, length = header
-        record = session.record
+        record, has_all = session.record, session.has_all
         if record is not None:
             if (index, -stream, length) == (record.file_index, record.stream, record.missing):
                 record.data += part
@@ -247,26 +248,29 @@ class SessionReader:
                 return memoryview(record.data)
             self._break_off(session)
         if stream < 0:
-            self._headless(session, index, where)
+            self._headless(session, index, where, touches=not has_all)
             if index == session.partial and len(part) == length:
                 self._set_loose(session, index, stream, part)
             return None
         if not (session.last_index or session.start or session.suspect) and stream & TYPE_MASK in OF_FILES:
-            self._headless(session, index, where)  # the volume before ended between two records of the file
+            self._headless(
+                session, index, where, touches=True
+            )  # the volume before ended between two records of the file
         if len(part) < length:
             self._keep(session, OpenRecord(index, stream, length - len(part), bytearray(part), where, self._volume))
             return None
         return part
 
-    def _headless(self, session: OpenSession, index: int, where: int) -> None:
-        """A continuation without its beginning: by damage, or because reading began in the middle."""
+    def _headless(self, session: OpenSession, index: int, where: int, *, touches: bool) -> None:
+        """A continuation without its beginning: by damage, or because reading began in the middle. *touches*: an open
+        file before it, too."""
         what = f"file {index} of {session.name()} begins before what was read; its beginning is missing"
         if session.entry and session.entry.file_index == index:
             self._report(session, where, 0, what)
         elif session.ignored != index:
             session.ignored = index
             if session.last_index or session.suspect:
-                self._report(session, where, 0, what)
+                self._report(session, where, 0, what, touches=touches)
             elif self._select is None:
                 session.partial = index
                 self._reports.append(Partial(self._volume, where, what))

@@ -309,3 +309,29 @@ def test_blocks_left_out_on_purpose_show_as_lost_files(tmp_path: Path) -> None:
     path = volume(tmp_path / "v", *blocks[:3], *blocks[6:])
     _, _, damage, _ = read(path)
     assert any("are lost" in text for text in damage)
+
+
+@pytest.mark.parametrize("digest", ["MD5", None])
+@pytest.mark.parametrize("lost", ["rest", "rest and end"])
+def test_a_file_is_whole_when_the_next_one_has_begun(tmp_path: Path, digest: str | None, lost: str) -> None:
+    """The attributes of the next file break off in a lost block: that costs the next one, not the one before."""
+    job = Job(max_block=600, digest=digest)
+    job.file(b"/before", b"x" * 100)
+    job.file(b"/" + b"n" * 400, b"y" * 100)
+    job.file(b"/behind", b"z" * 500)
+    blocks = job.end()
+    assert len(blocks) == 3 and b"/nnn" in blocks[0] and b"yyy" in blocks[1]
+    kept = [blocks[0], blocks[2]] if lost == "rest" else [blocks[0]]
+    content, states, _, _ = read(volume(tmp_path / "v", *kept))
+    assert states[7, 1] is FileState.WHOLE and content[7, 1] == b"x" * 100
+    assert (7, 2) not in states
+
+
+def test_a_file_that_may_have_lost_its_end_is_not_whole(tmp_path: Path) -> None:
+    job = Job(max_block=600, digest=None)
+    job.file(b"/before", b"x" * 900)
+    job.file(b"/next", b"y" * 900)
+    blocks = job.end()
+    at = next(number for number, block in enumerate(blocks) if b"/next" in block)
+    _, states, damage, _ = read(volume(tmp_path / "v", *blocks[:at], *blocks[at + 1 :]))
+    assert states[7, 1] is FileState.DAMAGED and damage
