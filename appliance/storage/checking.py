@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 
 from appliance.storage import digests
 from appliance.storage.model import SavedFile
-from appliance.storage.reading import Hash, new_hash
 from appliance.storage.saved_files import text
 from appliance.volumes.attributes import FileType
 from appliance.volumes.compression import decode
+from appliance.volumes.digests import Hash
+from appliance.volumes.digests import new as new_hash
 from appliance.volumes.errors import UnsupportedError, VolumeError
 from appliance.volumes.events import Data, FileEntry
 
@@ -65,7 +65,7 @@ class FileCheck:
         if size >= 0 and self._reached != size and not cut:
             self._wrong(f"{entry.path} has {self._reached} bytes on the volume, {size} were saved")
         elif self._hash:
-            digest = base64.b64encode(self._hash.digest()).rstrip(b"=").decode("ascii")
+            digest = digests.digest_text(self._hash.digest())
             if digest != self._row.digest:
                 self._wrong(f"{entry.path} differs from its digest")
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from appliance.storage.digests import digest_text
 from appliance.storage.joblog import JobLog
 from appliance.storage.output import Cancelled
-from appliance.storage.reading import new_hash
 from appliance.storage.saved_files import FileWriter
 from appliance.volumes.attributes import join_attributes
+from appliance.volumes.digests import new as new_hash
 from appliance.volumes.streams import DIGEST_STREAMS, Stream
 from appliance.volumes.writer import SessionWriter
 

@@ -9,12 +9,12 @@ import time
 from appliance.errors import MagbayError
 from appliance.host.workers import SEGMENT, SEGMENTS, Ring
 from appliance.storage.handing import ADVANCE, ALGORITHMS, HEAD, RECORD, ROW, SMALL, Message, Task
-from appliance.storage.reading import new_hash
 from appliance.storage.saver import Saver
 from appliance.storage.saving_options import SavingOptions
 from appliance.storage.walk import Walker, allow_depth
 from appliance.volumes.attributes import join_attributes
 from appliance.volumes.blocks import RECORD_HEADER
+from appliance.volumes.digests import new as new_hash
 from appliance.volumes.streams import DIGEST_STREAMS, Stream
 
 _MOST = SEGMENT // 4  # bytes of one message; larger ones go in parts

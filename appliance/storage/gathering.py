@@ -10,7 +10,7 @@ from appliance.host.workers import Worker
 from appliance.storage.digests import digest_text
 from appliance.storage.direct import Direct
 from appliance.storage.handing import ADVANCE, ALGORITHMS, HEAD, RECORD, ROW, SMALL, Message, Task
-from appliance.storage.reading import new_hash
+from appliance.volumes.digests import new as new_hash
 
 READER = "appliance.storage.gatherer"
 

@@ -20,7 +20,7 @@ from appliance.storage.joblog import LogCallback
 from appliance.storage.limits import Limits
 from appliance.storage.model import Job, SavedFile
 from appliance.storage.plan import Wanted, chain_of, chosen_job
-from appliance.storage.reading import Reader, new_hash
+from appliance.storage.reading import Reader
 from appliance.storage.saved_files import text
 from appliance.storage.searching import wanted_files
 from appliance.storage.selection import matcher
@@ -28,6 +28,7 @@ from appliance.storage.states import State
 from appliance.storage.unread import Unread
 from appliance.storage.walk import GONE, Found, Walker, allow_depth
 from appliance.volumes.attributes import FileType
+from appliance.volumes.digests import new as new_hash
 from appliance.volumes.stat64 import EncodedStat
 from appliance.volumes.streams import Stream
 

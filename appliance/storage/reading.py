@@ -7,14 +7,13 @@ digested by the caller, since handing them to another thread would cost more tha
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import struct
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import lru_cache
-from typing import Protocol
+
+from appliance.volumes.digests import Hash
 
 # Source: volume format, 7.1 and 7.2.
 CHUNK = 65536
@@ -25,30 +24,6 @@ BUFFER = _CHUNKS * CHUNK
 _AHEAD = 2  # buffers that are being read while the caller has one
 _RING = _AHEAD + 3
 _HOLE = bytes(CHUNK)
-
-
-class Hash(Protocol):
-    """What hashlib gives."""
-
-    @property
-    def digest_size(self) -> int:
-        """Bytes."""
-
-    def update(self, data: memoryview, /) -> None:
-        """Take more bytes."""
-
-    def digest(self) -> bytes:
-        """The digest of all bytes so far."""
-
-
-@lru_cache
-def _fresh(algorithm: str) -> hashlib._Hash:
-    return hashlib.new(algorithm, usedforsecurity=False)
-
-
-def new_hash(algorithm: str) -> Hash:
-    """A hash of `hashlib`'s name *algorithm*, for finding damage, not for secrets."""
-    return _fresh(algorithm).copy()  # a fifth of the time of a new one
 
 
 class Reader:

@@ -12,10 +12,12 @@ from appliance.storage import compressing, extras
 from appliance.storage.compressing import Compressor
 from appliance.storage.digests import digest_text, link_digest
 from appliance.storage.output import Output
-from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Hash, Reader, cut, new_hash, zeros
+from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Reader, cut, zeros
 from appliance.storage.saving_options import FileOptions, SavingOptions
 from appliance.storage.walk import NOT_LOOKED_AT, Found
 from appliance.volumes.attributes import LONGEST_NAME, FileType, join_attributes
+from appliance.volumes.digests import Hash
+from appliance.volumes.digests import new as new_hash
 from appliance.volumes.stat64 import EncodedStat, pack_stat
 from appliance.volumes.streams import DIGEST_STREAMS, Stream
 
@@ -46,7 +48,6 @@ class Saver:
         self._options = FileOptions()  # of the file in hand
         self._reader = Reader()
         self._compressor = Compressor()
-        self._numbers = b""
         # Only names that are still to come are kept, so memory does not grow with the tree.
         self._links: dict[tuple[int, int], _Link] = {}
 
@@ -120,7 +121,6 @@ class Saver:
         index = self.files + 1
         self._output.record(index, Stream.UNIX_ATTRIBUTES, join_attributes(index, kind, name, numbers, link))
         self.files = index
-        self._numbers = numbers
         if kind is FileType.SYMLINK:
             self._output.row(index, kind, name, numbers, link_digest(link))
         elif kind is not FileType.REGULAR and kind is not FileType.EMPTY:
@@ -224,16 +224,10 @@ class Saver:
         reached = self._write_data(index, pieces, found, sparse)
         if reached < status.st_size:
             self._fill_up(index, status.st_size - reached, found, digest, reached if sparse else None)
-        return self._write_end(index, kind, found, more, digest)
-
-    def _write_end(
-        self, index: int, kind: FileType, found: Found, more: list[tuple[Stream, bytes]], digest: Hash | None
-    ) -> bytes:
-        """What follows the data: ACL, extended attributes, digest; and the catalog row."""
         self._write_extras(index, more)
         value = digest.digest() if digest else b""
         self._write_digest(index, value, self._options.algorithm)
-        self._output.row(index, kind, found.path, self._numbers, digest_text(value))
+        self._output.row(index, kind, found.path, numbers, digest_text(value))
         return value
 
     def _write_data(self, index: int, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:

@@ -6,14 +6,13 @@ that are cut by the end of a volume are kept as loose ones until their other par
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from appliance.storage.catalog import Catalog, next_job_id
 from appliance.storage.database import Database
-from appliance.storage.digests import link_digest
+from appliance.storage.digests import digest_text, link_digest
 from appliance.storage.model import Job, JobStatus, Level, Media
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.sink import STRETCH_BYTES
@@ -209,7 +208,7 @@ class VolumeBook:
 
     def _digest(self, event: Digest) -> None:
         if event.algorithm in DIGEST_STREAMS:
-            self._session(event.entry.ids).digest = _base64(event.value)
+            self._session(event.entry.ids).digest = digest_text(event.value)
 
     def _file_end(self, event: FileEnd) -> None:
         entry = event.entry
@@ -293,14 +292,9 @@ def _end_span(session: Session) -> None:
     session.span = None
 
 
-def _base64(value: bytes) -> str:
-    """As the catalog has digests (volume format, 8)."""
-    return base64.b64encode(value).rstrip(b"=").decode("ascii")
-
-
-def digest_text(stream: int, data: bytes) -> str:
+def record_digest(stream: int, data: bytes) -> str:
     """The catalog's digest for the data of a digest record; nothing for other streams and other algorithms."""
-    return _base64(data) if stream in DIGEST_STREAMS.values() else ""
+    return digest_text(data) if stream in DIGEST_STREAMS.values() else ""
 
 
 def _enter_job(db: Database, session: Session) -> None:

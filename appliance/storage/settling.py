@@ -17,7 +17,7 @@ from appliance.storage.database import Database
 from appliance.storage.digests import link_digest
 from appliance.storage.model import JobStatus, Level, SavedFile, VolumeStatus
 from appliance.storage.saved_files import FileWriter
-from appliance.storage.scanned import digest_text
+from appliance.storage.scanned import record_digest
 from appliance.volumes.attributes import FileType, parse_attributes
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
@@ -102,7 +102,7 @@ def _join_loose(catalog: Catalog, job_id: int) -> frozenset[int]:
     rows.flush()
     with catalog.transaction(durable=False) as db:
         for index, stream, data in whole:
-            digest = digest_text(stream & TYPE_MASK, data)
+            digest = record_digest(stream & TYPE_MASK, data)
             if digest:
                 values = (digest, job_id, index)
                 db.execute("UPDATE File SET Digest=? WHERE JobId=? AND FileIndex=? AND Digest=''", values)

@@ -16,6 +16,10 @@ _XXH = {"XXHASH64": "xxh64", "XXH3_64": "xxh3_64", "XXH3_128": "xxh3_128", "XXH1
 class Hash(Protocol):
     """What a hash object can do."""
 
+    @property
+    def digest_size(self) -> int:
+        """Bytes of its digest."""
+
     def update(self, data: bytes | bytearray | memoryview, /) -> object:
         """Take more bytes."""
 

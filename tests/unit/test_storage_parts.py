@@ -19,10 +19,11 @@ from appliance.storage import extras, saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.limits import Limits
 from appliance.storage.model import JobStatus, Level, Media, NewJob, Outcome, Stretch, VolumeStatus
-from appliance.storage.reading import BUFFER, OFFSET, Reader, new_hash
+from appliance.storage.reading import BUFFER, OFFSET, Reader
 from appliance.storage.selection import matcher
 from appliance.storage.setting import pack_acl
 from appliance.storage.walk import Walker, allow_depth, tops, total_bytes
+from appliance.volumes.digests import new as new_hash
 from tests.unit.enginehelp import below, bring_back, in_one_process, save, sparse_file
 
 NEW = NewJob("job", Level.FULL, "Default", "[]", "md5")
