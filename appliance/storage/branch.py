@@ -1,4 +1,4 @@
-"""One stream of events to files: what each record does, and what became of each file."""
+"""One stream of events to files: what each record does."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from appliance.storage.creating import Creator, Rules
 from appliance.storage.directories import Directories
-from appliance.storage.nameless import TARGET_GONE
 from appliance.storage.opened import AS_FILE, NO_FILE, NOT_MISSED, OpenFile
-from appliance.storage.outcome import FileResult, Outcome, Summary
+from appliance.storage.outcome import FileResult, Summary
 from appliance.storage.renaming import Renaming
+from appliance.storage.results import Results
 from appliance.storage.selection import Key
 from appliance.storage.small import SmallFiles
 from appliance.storage.targets import Target, no_more, parts_of
@@ -82,6 +82,7 @@ class Branch:
         self._open: dict[SessionIds, OpenFile] = {}
         self._unjudged: deque[tuple[OpenFile, FileState, list[str]]] = deque()
         self._plan = DigestPlan(settings.algorithm, settings.pieces)
+        self._results = Results(summary, settings.on_result)
         self._writer = Writer(target, summary, settings.limit)
         self._creator = Creator(target, settings.rules, aliases, summary.warn)
         self._small = SmallFiles(
@@ -90,7 +91,7 @@ class Branch:
             made=self._made_small,
             made_all=self._made_all_small,
             again=self._make_again,
-            failed=self._fail,
+            failed=self._results.failed,
             warn=summary.warn,
         )
 
@@ -124,7 +125,7 @@ class Branch:
     def finish(self) -> None:
         """When all branches are done: the attributes of directories. Raises as `take`."""
         try:
-            self._settings.directories.finish(self.target, self.summary.warn, self._fail)
+            self._settings.directories.finish(self.target, self.summary.warn, self._results.failed)
         except OSError as error:
             raise no_more(self.target.root, error) from None
 
@@ -168,7 +169,7 @@ class Branch:
         try:
             one = OpenFile(entry, parts_of(self._settings.renaming(name) if self._renames else name), path)
         except VolumeError as error:
-            self._fail(OpenFile(entry, (), path[:_SHOWN_NAME] + "…"), error)
+            self._results.failed(OpenFile(entry, (), path[:_SHOWN_NAME] + "…"), error)
             return
         if self._renames and not one.parts and kind != "directory":
             self.summary.warn(f"{path}: is left out: nothing is left of its name")
@@ -181,7 +182,7 @@ class Branch:
             if self._begin(one, kind):
                 self._open[entry.ids] = one
         except (OSError, OverflowError, VolumeError) as error:
-            self._fail(one, error)
+            self._results.failed(one, error)
             self._open[entry.ids] = one
 
     def _begin(self, one: OpenFile, kind: str) -> bool:
@@ -189,7 +190,7 @@ class Branch:
         small = SmallFiles.suits(one, len(self._open)) and (one.entry.ids, one.entry.file_index) not in self._aliases
         # In a directory that is new nothing can be in the way, and if there is, it shows when the file gets its name.
         if not (small and self.target.place(one.parts).is_new) and self._creator.is_in_the_way(one, kind):
-            self._skip(one)
+            self._results.skipped(one)
             return False
         if small and not one.replaces:
             one.held = bytearray()
@@ -204,10 +205,6 @@ class Branch:
             self._creator.create(one, kind)
         self._creator.remember(one, kind)
         return True
-
-    def _skip(self, one: OpenFile) -> None:
-        self.summary.skipped += 1
-        self._tell(one.path, Outcome.SKIPPED, "is there already")
 
     def _other(self, event: Other) -> None:
         one = self._open.get(event.entry.ids)
@@ -226,7 +223,7 @@ class Branch:
                 self._write_held(one)
             self._writer.record(one, event.stream, event.data)
         except (OSError, OverflowError, VolumeError) as error:
-            self._fail(one, error)
+            self._results.failed(one, error)
 
     def _write_held(self, one: OpenFile) -> None:
         """Go on as with any other file: there is something about it that does not come with small ones."""
@@ -265,7 +262,7 @@ class Branch:
             self._plan.learn_none(event)
         if one.outdone and event.state is not FileState.WHOLE:
             self._close_one(one)
-            self._leave(one)
+            self._results.left(one)
             return
         for other in self._open.values():
             other.outdone |= other.parts == one.parts
@@ -283,7 +280,7 @@ class Branch:
                 self.target.place_file(one.unfinished, one.parts)
                 one.unfinished = None
         except (OSError, OverflowError) as error:
-            self._fail(one, error)
+            self._results.failed(one, error)
             return
         finally:
             self._close_one(one)
@@ -302,13 +299,7 @@ class Branch:
         one, state, missed = self._unjudged.popleft()
         if one.verdict is not None:
             one.verified = one.verdict.result()
-        self._judge(one, state, missed)
-
-    def _leave(self, one: OpenFile) -> None:
-        """A job that never ended leaves its last file open to the end of the volumes; what came after it is newer."""
-        one.failed = "is not whole in a job that has no end: the one that was saved after it is kept"
-        self.summary.warn(f"{one.path}: {one.failed}")
-        self._tell(one.path, Outcome.SKIPPED, one.failed)
+        self._results.judge(one, state, missed)
 
     def _end_small(self, one: OpenFile, event: FileEnd) -> bool:
         """Make a file whose data are held; False when it has to be written like any other."""
@@ -327,7 +318,7 @@ class Branch:
         try:
             self._write_held(one)
         except (OSError, OverflowError, VolumeError) as error:
-            self._fail(one, error)
+            self._results.failed(one, error)
             self._close_one(one)
             return False
         return True
@@ -335,31 +326,31 @@ class Branch:
     def _made_small(self, one: OpenFile, missed: Sequence[str]) -> None:
         self.summary.files += 1
         self.summary.bytes += len(one.held or b"")
-        self._judge(one, FileState.WHOLE, [*missed])
+        self._results.judge(one, FileState.WHOLE, [*missed])
 
     def _made_all_small(self, files: Sequence[OpenFile]) -> None:
         self.summary.files += len(files)
         self.summary.bytes += sum([len(one.held or b"") for one in files])
         for one in files:
             if self._settings.on_result is not None or one.verified is None:
-                self._judge(one, FileState.WHOLE, [])
+                self._results.judge(one, FileState.WHOLE, [])
 
     def _make_again(self, one: OpenFile) -> None:
         """A small file that could not be made in one go: its name is taken, or the file system is a simple one."""
         try:
             kept = self._creator.is_in_the_way(one, "file")
         except (OSError, VolumeError) as error:
-            self._fail(one, error)
+            self._results.failed(one, error)
             return
         if kept:
-            self._skip(one)
+            self._results.skipped(one)
         elif self._written(one):
             self._put(one, FileState.WHOLE)
 
     def _make_empty(self, one: OpenFile, state: FileState) -> None:
         """A file of which no byte came: right if it is empty, and nothing at all otherwise."""
         if not one.failed and state is FileState.DAMAGED and one.entry.attributes.stat.size:
-            self._fail(one, VolumeError("damaged on the volume, nothing of it is left"))
+            self._results.failed(one, VolumeError("damaged on the volume, nothing of it is left"))
         if one.failed:
             self._creator.forget(one)
         else:
@@ -389,30 +380,3 @@ class Branch:
             if one.length != saved.size and saved.size >= 0:
                 missed.append(f"has {one.length} bytes, not {saved.size} as when its saving began")
         return missed + self.target.apply(one.parts, saved, one.acls, one.xattrs, one.fd)
-
-    def _judge(self, one: OpenFile, state: FileState, missed: list[str]) -> None:
-        if state is FileState.DAMAGED:
-            self._fail(one, VolumeError("is kept, but not whole: damaged on the volume"))
-        elif one.has_digest and one.verified is False:
-            self._fail(one, VolumeError("is kept, but its content does not match its digest"))
-        else:
-            if state is FileState.CUT:
-                missed = ["is not whole: its job ends inside it, or goes on on another volume", *missed]
-            if one.has_digest and one.verified is None and one.entry.attributes.ftype in AS_FILE:
-                self.summary.unverified += 1
-            for text in missed:
-                self.summary.warn(f"{one.path}: {text}")
-            self._tell(one.path, Outcome.WARNED if missed else Outcome.RESTORED, "; ".join(missed))
-
-    def _fail(self, one: OpenFile, error: Exception) -> None:
-        if isinstance(error, OSError) and error.errno in TARGET_GONE:
-            raise OSError(error.errno, error.strerror, one.path) from error
-        message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        one.failed = message
-        one.unwritable = isinstance(error, OSError)
-        self.summary.fail(f"{one.path}: {message}")
-        self._tell(one.path, Outcome.FAILED, message)
-
-    def _tell(self, path: str, outcome: Outcome, message: str) -> None:
-        if self._settings.on_result is not None:
-            self._settings.on_result(FileResult(path, outcome, message))
