@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from appliance.cli.output import Output
 from appliance.errors import ExitStatus
 from appliance.host import workers
+from appliance.storage import READER
 from appliance.storage.model import DEFAULT_NAME, Level
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-_READER = "appliance.storage.gatherer"
 _DESCRIPTION = (
     "Save a configured job or paths. Each path is saved on its own file system: what is mounted below it is not "
     "descended into. Symbolic links are saved as such. magbay's own directories are always left out."
@@ -55,7 +55,7 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_backup(args: argparse.Namespace, out: Output) -> ExitStatus:
     """Run the job and tell how it ended."""
     if args.level in (None, Level.FULL.word):
-        workers.start_ahead(_READER)
+        workers.start_ahead(READER)
     from appliance.cli import saving
 
     return saving.run_backup(args, out)

@@ -24,10 +24,11 @@ from appliance.storage import copies, plan
 from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
-from appliance.storage.contents import Here, reading
+from appliance.storage.contents import reading
 from appliance.storage.direct import Direct
 from appliance.storage.gathering import Gathering
 from appliance.storage.handing import Task
+from appliance.storage.here import Here
 from appliance.storage.joblog import JobLog, LogCallback
 from appliance.storage.limits import Limits
 from appliance.storage.model import DEFAULT_NAME, Job, JobStatus, Level, NewJob

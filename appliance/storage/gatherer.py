@@ -9,9 +9,8 @@ import time
 from appliance.errors import MagbayError
 from appliance.host.workers import SEGMENT, SEGMENTS, Ring
 from appliance.storage.handing import ADVANCE, ALGORITHMS, HEAD, RECORD, ROW, SMALL, Message, Task
-from appliance.storage.saver import Saver
-from appliance.storage.saving_options import SavingOptions
-from appliance.storage.walk import Walker, allow_depth
+from appliance.storage.here import Here
+from appliance.storage.walk import allow_depth
 from appliance.volumes.attributes import join_attributes
 from appliance.volumes.blocks import RECORD_HEADER
 from appliance.volumes.digests import new as new_hash
@@ -127,21 +126,13 @@ def main(words: list[str]) -> None:
     ring = Ring(words)
     task: Task = pickle.loads(ring.task)  # noqa: S301 - from the process that started this one
     output = RingOutput(ring)
+    allow_depth()
+    here = Here(task)
     try:
-        _gather(task, output)
+        here.into(output)
         output.message(Message.END)
     except (MagbayError, OSError) as error:
         output.message(Message.FAILED, os.fsencode(str(error)))
-    output.hand_over()
-
-
-def _gather(task: Task, output: RingOutput) -> None:
-    allow_depth()
-    saver = Saver(output, SavingOptions(task.rules, task.signature))
-    try:
-        walker = Walker(task.limits, saver.trouble, output.info, look=False)
-        for name in task.names:
-            for found in walker.walk(name):
-                saver.save(found)
     finally:
-        saver.close()
+        here.close()
+    output.hand_over()

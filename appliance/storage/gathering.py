@@ -7,12 +7,11 @@ import pickle
 
 from appliance.errors import MagbayError
 from appliance.host.workers import Worker
+from appliance.storage import READER
 from appliance.storage.digests import digest_text
 from appliance.storage.direct import Direct
 from appliance.storage.handing import ADVANCE, ALGORITHMS, HEAD, RECORD, ROW, SMALL, Message, Task
 from appliance.volumes.digests import new as new_hash
-
-READER = "appliance.storage.gatherer"
 
 
 class Intake:

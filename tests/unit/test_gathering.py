@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from appliance.config.filesets import Compression, FilesetConfig, Signature
 from appliance.errors import ExitStatus, MagbayError
 from appliance.host import workers
-from appliance.storage import backup
+from appliance.storage import READER, backup
 from appliance.storage.direct import Direct
 from appliance.storage.gatherer import RingOutput
-from appliance.storage.gathering import READER, Intake
+from appliance.storage.gathering import Intake
 from appliance.storage.limits import Limits
 from appliance.storage.model import JobStatus, Level
 from appliance.storage.output import Cancelled, Output
