@@ -74,6 +74,18 @@ def dismiss(module: str) -> None:
         worker.close()
 
 
+def shared(size: int) -> tuple[int, memoryview]:
+    """Memory of *size* bytes to be shared: a descriptor for other processes, to be closed, and what it holds. Raises
+    `OSError`."""
+    descriptor = os.memfd_create("magbay", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size)
+        return descriptor, memoryview(mmap.mmap(descriptor, size))
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 class Worker:
     """The first process's side: starts `main` of *module*, which does what it is given by `give`. Close it."""
 
@@ -84,11 +96,9 @@ class Worker:
 
     def __init__(self, module: str) -> None:
         """Raises `OSError`."""
-        memory = os.memfd_create("magbay", os.MFD_CLOEXEC)
+        memory, self._memory = shared(SEGMENT * SEGMENTS)
         pipes: list[int] = []
         try:
-            os.ftruncate(memory, SEGMENT * SEGMENTS)
-            self._memory = memoryview(mmap.mmap(memory, SEGMENT * SEGMENTS))
             for _ in range(2):
                 pipes += os.pipe()
             self._full, full, free, self._free = pipes

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appliance.errors import MagbayError
-from appliance.host import files
-from appliance.storage import readers, unfinished
+from appliance.host import files, unfinished
+from appliance.storage import readers
 
 # After so many bytes the kernel is asked to begin writing them out; so often it is asked whether that went well, so
 # that a pulled disk shows within seconds and little is left to wait for at the end.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import marshal
-import mmap
 import os
 import select
 import socket
@@ -17,12 +16,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from appliance.host import workers
-from appliance.storage.maker import DATA, FOLDERS, MESSAGE, NOT_LIKE_THIS, SLOT, File, Result
+from appliance.storage.maker import DATA, FOLDERS, MESSAGE, SLOT, File, Result
 from appliance.storage.opened import OpenFile
 from appliance.storage.setting import Rights
 from appliance.storage.targets import Place
-
-__all__ = ["DIED", "NOT_LIKE_THIS", "Crew", "Told"]
 
 DIED = -2
 """Instead of an errno: it may be made or not, the process has ended."""
@@ -80,10 +77,8 @@ class Crew:
 
     def __init__(self, count: int, rights: Rights) -> None:
         self._makers: list[_Maker] = []
-        memory = os.memfd_create("magbay", os.MFD_CLOEXEC)
+        memory, self._memory = workers.shared(count * _SLOTS * SLOT)
         try:
-            os.ftruncate(memory, count * _SLOTS * SLOT)
-            self._memory = memoryview(mmap.mmap(memory, 0))
             for _ in range(count):
                 self._makers.append(_Maker(memory, rights))
         except BaseException:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from appliance.host import workers
 from appliance.storage import nameless
-from appliance.storage.making import DIED, NOT_LIKE_THIS, Crew, Told
+from appliance.storage.maker import NOT_LIKE_THIS
+from appliance.storage.making import DIED, Crew, Told
 from appliance.storage.opened import OpenFile
 from appliance.storage.targets import Parts, Target
 from appliance.volumes.attributes import FileType

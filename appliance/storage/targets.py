@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.errors import MagbayError, PermissionDeniedError
-from appliance.storage import unfinished
+from appliance.host import unfinished
 from appliance.storage.pathset import PathSet
+from appliance.storage.places import Places
 from appliance.storage.setting import Rights, Setting
 from appliance.volumes.attributes import LONGEST_NAME
 from appliance.volumes.errors import VolumeError
@@ -71,7 +72,7 @@ class Target:
         self._umask = os.umask(0o77)
         os.umask(self._umask)
         self._last: Place | None = None  # the directory used last
-        self._places = unfinished.Places()
+        self._places = Places()
         self._is_branch = False
         self._implicit = PathSet()  # made on the way, not yet seen on the volume
         self.foreign = 0  # things whose owner or group could not be restored, for want of rights

@@ -14,8 +14,7 @@ import pytest
 
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError
-from appliance.host import files
-from appliance.storage import unfinished
+from appliance.host import files, unfinished
 from appliance.storage.extract import Extractor
 from appliance.volumes.reading import read_volumes
 from tests.unit.enginehelp import ROOT, assert_same, below, bring_back, save

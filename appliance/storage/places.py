@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from appliance.host import files
-from appliance.host.unfinished import create as create
-from appliance.host.unfinished import remove_dead as remove_dead
+from appliance.host import files, unfinished
 from appliance.storage.pathset import PathSet
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -38,7 +36,7 @@ class Places:
         if parts in self._seen:
             return
         self._remember(parts)
-        remove_dead(directory)
+        unfinished.remove_dead(directory)
         self.note(directory)
 
     def note(self, directory: int) -> None:
