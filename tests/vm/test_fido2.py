@@ -17,9 +17,10 @@ from tests.vm.test_slots import Bay
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 PIN = "8-more-than-4"
-# Runs a command on a terminal; each time it has said the first argument, one of the lines of standard input is typed.
+# Runs a command on a terminal; each time it has said the first argument, one of the lines of standard input is typed:
+# when the terminal has ceased to show what is typed, which comes a moment behind the words.
 TYPIST = """
-import os, pty, sys
+import os, pty, sys, termios, time
 prompt, words, answers, seen = sys.argv[1].encode(), sys.argv[2:], sys.stdin.read().splitlines(), b""
 child, terminal = pty.fork()
 if child == 0:
@@ -32,6 +33,8 @@ while True:
     sys.stdout.buffer.write(data)
     seen += data
     if prompt in seen and answers:
+        while termios.tcgetattr(terminal)[3] & termios.ECHO:
+            time.sleep(0.01)
         os.write(terminal, answers.pop(0).encode() + b"\\n")
         seen = b""
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
