@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.config.filesets import FilesetConfig, Signature
 from appliance.config.jobs import JobConfig
@@ -20,7 +21,6 @@ from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
 from appliance.magazines import attached
 from appliance.magazines.holders import announced_job
-from appliance.storage import copies, plan
 from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
@@ -28,7 +28,6 @@ from appliance.storage.contents import reading
 from appliance.storage.direct import Direct
 from appliance.storage.gathering import Gathering
 from appliance.storage.handing import Task
-from appliance.storage.here import Here
 from appliance.storage.joblog import JobLog, LogCallback
 from appliance.storage.limits import Limits
 from appliance.storage.model import DEFAULT_NAME, Job, JobStatus, Level, NewJob
@@ -43,6 +42,9 @@ from appliance.storage.walk import allow_depth, tops
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.writer import SessionWriter
+
+if TYPE_CHECKING:
+    from appliance.storage.here import Here
 
 _NAME = re.compile(r"[A-Za-z0-9:._-]{1,60}")
 _LEVELS = {level.word: level for level in Level}
@@ -206,6 +208,8 @@ def _with_copies(catalog: Catalog, config: Config, result: JobResult, log: JobLo
     if not config.catalog.copies or not result.status.good:
         return result
     try:
+        from appliance.storage import copies  # here, as below, for the time of starting
+
         troubles, done = copies.write(catalog, config, result.job_id)
     except MagbayError as error:
         troubles, done = [error.message], 0
@@ -308,6 +312,8 @@ class _Run:
 
     def _before(self) -> Before:
         assert self.job.base is not None
+        from appliance.storage import plan
+
         chain = plan.chain_of(self.catalog, self.catalog.job(self.job.base))
         return Before(self.catalog, [job.job_id for job in chain])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from appliance.storage.reading import OFFSET
+from appliance.storage.pieces import OFFSET
 
 _MOST_WORKERS = 4
 Compress = Callable[[bytes], bytes]

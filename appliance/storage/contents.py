@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from appliance.host import workers
 from appliance.storage import READER
 from appliance.storage.accurate import Before
 from appliance.storage.gathering import Gathering
 from appliance.storage.handing import Task
-from appliance.storage.here import Here
+
+if TYPE_CHECKING:
+    from appliance.storage.here import Here
 
 
 def reading(task: Task, since: int | None, before: Callable[[], Before] | None) -> Gathering | Here:
@@ -18,5 +21,7 @@ def reading(task: Task, since: int | None, before: Callable[[], Before] | None) 
     if since is None and workers.worthwhile():
         return Gathering(task)
     workers.dismiss(READER)
+    from appliance.storage.here import Here  # with all that reads files: a tenth of the time of starting
+
     # To be compared with the catalog, of which there is one connection; and little will be read.
     return Here(task, since, before)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from appliance.storage.digests import digest_text
 from appliance.storage.joblog import JobLog
 from appliance.storage.output import Cancelled
+from appliance.storage.pieces import cut
 from appliance.storage.saved_files import FileWriter
 from appliance.volumes.attributes import join_attributes
 from appliance.volumes.digests import new as new_hash
@@ -16,6 +17,8 @@ from appliance.volumes.writer import SessionWriter
 
 class Direct:
     """An `Output` in this process. *advance* is told of every piece of file data (bytes)."""
+
+    place = None
 
     def __init__(
         self,
@@ -32,6 +35,13 @@ class Direct:
         self.warning = log.warning
         self.add = rows.add
         self._cancelled = cancelled
+
+    def data(self, index: int, data: bytes | memoryview) -> None:
+        """Record by record."""
+        for piece in cut(memoryview(data)):
+            self.check()
+            self.record(index, Stream.FILE_DATA, piece)
+            self.advance(len(piece))
 
     def row(self, index: int, kind: int, name: bytes, numbers: bytes, digest: str) -> None:
         """To the catalog."""

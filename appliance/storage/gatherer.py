@@ -8,8 +8,9 @@ import time
 
 from appliance.errors import MagbayError
 from appliance.host.workers import SEGMENT, SEGMENTS, Ring
-from appliance.storage.handing import ADVANCE, ALGORITHMS, HEAD, RECORD, ROW, SMALL, Message, Task
+from appliance.storage.handing import ADVANCE, ALGORITHMS, DATA, HEAD, RECORD, ROW, SMALL, Message, Task
 from appliance.storage.here import Here
+from appliance.storage.pieces import CHUNK
 from appliance.storage.walk import allow_depth
 from appliance.volumes.attributes import join_attributes
 from appliance.volumes.blocks import RECORD_HEADER
@@ -45,6 +46,39 @@ class RingOutput:
         at = self._room(RECORD.size + len(data) - done)
         RECORD.pack_into(self._segment, at, self._used - at, Message.RECORD, index, stream)
         self._segment[at + RECORD.size : self._used] = data[done:] if done else data
+
+    def place(self) -> memoryview:
+        # Whole records only, so that all are alike wherever a segment ends.
+        room = self._free // CHUNK * CHUNK
+        if room < SEGMENT // 2:
+            self.hand_over()
+            room = self._free // CHUNK * CHUNK
+        begin = self._used + DATA.size
+        return self._segment[begin : begin + room]
+
+    def data(self, index: int, data: bytes | memoryview) -> None:
+        data = memoryview(data)
+        if data.obj is self._segment.obj:
+            self._data(index, len(data))  # as `place` said
+            self.check()
+            return
+        while data:
+            self.check()
+            size = min(self._free // CHUNK * CHUNK or CHUNK, len(data))
+            at = self._data(index, size)
+            self._segment[at : self._used] = data[:size]
+            data = data[size:]
+
+    def _data(self, index: int, size: int) -> int:
+        """A message for *size* bytes of plain data; gives where they are to be."""
+        at = self._room(DATA.size + size)
+        DATA.pack_into(self._segment, at, self._used - at, Message.DATA, index)
+        return at + DATA.size
+
+    @property
+    def _free(self) -> int:
+        """Bytes of plain data for which there is room."""
+        return max(0, SEGMENT - ADVANCE.size - DATA.size - self._used)
 
     def row(self, index: int, kind: int, name: bytes, numbers: bytes, digest: str) -> None:
         data = b"%b%b%b" % (name, numbers, digest.encode("ascii"))
@@ -123,6 +157,9 @@ class RingOutput:
 
 def main(words: list[str]) -> None:
     """Do the task and end."""
+    import sys
+
+    sys.setswitchinterval(0.0002)
     ring = Ring(words)
     task: Task = pickle.loads(ring.task)  # noqa: S301 - from the process that started this one
     output = RingOutput(ring)

@@ -10,7 +10,7 @@ from appliance.host.workers import Worker
 from appliance.storage import READER
 from appliance.storage.digests import digest_text
 from appliance.storage.direct import Direct
-from appliance.storage.handing import ADVANCE, ALGORITHMS, HEAD, RECORD, ROW, SMALL, Message, Task
+from appliance.storage.handing import ADVANCE, ALGORITHMS, DATA, HEAD, RECORD, ROW, SMALL, Message, Task
 from appliance.volumes.digests import new as new_hash
 
 
@@ -66,6 +66,10 @@ class Intake:
                 self._parts.clear()
             output.record(index, stream, data)
             self.files = index
+        elif what == Message.DATA:
+            _, _, index = DATA.unpack_from(message)
+            self.bytes += len(message) - DATA.size
+            output.data(index, message[DATA.size :])
         elif what == Message.ROW:
             _, _, kind, numbers, index, name = ROW.unpack_from(message)
             text = bytes(message[ROW.size :])

@@ -17,6 +17,7 @@ ALGORITHMS = ("", "MD5", "SHA1", "SHA256", "SHA512")
 """A digest's algorithm is told by its place here."""
 HEAD = struct.Struct("=IB")
 RECORD = struct.Struct("=IBxxxIi")  # index, stream; the data follow, behind those of `MORE`
+DATA = struct.Struct("=IBxxxI")  # index; plain data of it follow
 ROW = struct.Struct("=IBBHII")  # type, bytes of the numbers, index, bytes of the name; name, numbers, digest follow
 SMALL = struct.Struct("=IBBB?IIIIII")
 """Type, algorithm, whether its digest is there, index; in the records: where the name begins, its length and that of
@@ -36,6 +37,7 @@ class Message(IntEnum):
     WARNING = 7
     END = 8
     FAILED = 9
+    DATA = 10
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from appliance.storage.pieces import Place
+
 
 class Cancelled(Exception):
     """The caller wants the job to end."""
@@ -30,6 +32,17 @@ class Output(Protocol):
 
     def record(self, index: int, stream: int, data: bytes | memoryview) -> None:
         """One record of the file *index*. *data* are valid during the call only."""
+
+    @property
+    def place(self) -> Place | None:
+        """Gives where the next plain data of a file may be put for `data` to find them; None where any memory will do.
+
+        What is there may be looked at until `HELD` more of the same file were given.
+        """
+
+    def data(self, index: int, data: bytes | memoryview) -> None:
+        """Plain data of the file *index*, valid during the call only: records of `CHUNK` bytes, the last of what is
+        left. They count as with `advance`. Raises as `check`."""
 
     def row(self, index: int, kind: int, name: bytes, numbers: bytes, digest: str) -> None:
         """The catalog's row: *numbers* as in the attributes record, *digest* as in `SavedFile`."""

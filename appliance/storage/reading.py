@@ -13,25 +13,22 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from appliance.storage.pieces import CHUNK, OFFSET, SPARSE_CHUNK, Place
 from appliance.volumes.digests import Hash
 
-# Source: volume format, 7.1 and 7.2.
-CHUNK = 65536
-OFFSET = 8
-SPARSE_CHUNK = CHUNK - OFFSET
 _CHUNKS = 16
 BUFFER = _CHUNKS * CHUNK
 _AHEAD = 2  # buffers that are being read while the caller has one
-_RING = _AHEAD + 3
-_HOLE = bytes(CHUNK)
+HELD = _AHEAD + 3
+"""Pieces of a file that may still be digested while the next one is read."""
 
 
 class Reader:
-    """Gives the data of one file after the other in pieces of at most `CHUNK` bytes. Close it at the end."""
+    """Gives the data of one file after the other in pieces of at most `BUFFER` bytes. Close it at the end."""
 
     def __init__(self) -> None:
-        self._buffers = [memoryview(bytearray(BUFFER)) for _ in range(_RING)]
-        self._busy: list[Future[None] | None] = [None] * _RING
+        self._buffers = [memoryview(bytearray(BUFFER)) for _ in range(HELD)]
+        self._busy: list[Future[None] | None] = [None] * HELD
         self._turn = 0
         # One thread each, so that the pieces of a file stay in order.
         self._reads = ThreadPoolExecutor(1, thread_name_prefix="read")
@@ -55,13 +52,20 @@ class Reader:
             piece = piece[:got]
         return piece
 
-    def plain(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
+    def plain(
+        self, descriptor: int, size: int, digest: Hash | None, place: Place | None = None
+    ) -> Iterator[memoryview]:
         """The first *size* bytes of the file; fewer when it ends before. A piece is valid until the next one is taken.
 
-        When the iterator is exhausted *digest* has seen all of them. Raises `OSError`.
+        *place*: where each piece is to be, instead of memory of this reader. When the iterator is exhausted *digest*
+        has seen all of them. Raises `OSError`.
         """
         try:
-            yield from self._large(descriptor, size, digest)
+            yield from (
+                self._large(descriptor, size, digest)
+                if place is None
+                else self._placed(descriptor, size, digest, place)
+            )
         finally:
             self._settle_all()
 
@@ -81,17 +85,36 @@ class Reader:
                 got = read.result()
                 piece = self._buffers[turn][:got]
                 self._digest(digest, turn, [piece])
-                yield from cut(piece)
+                yield piece
                 if got < wanted:
                     return
         finally:
             # The caller closes the file next.
             wait([read for _, _, read in ahead])
 
-    def sparse(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
-        """Pieces of the file's data, each behind its u64 offset; holes are left out, but not the file's last bytes.
+    def _placed(
+        self,
+        descriptor: int,
+        size: int,
+        digest: Hash | None,
+        place: Place,
+    ) -> Iterator[memoryview]:
+        """Read to where the output has it, which goes on while the next piece is read."""
+        at = 0
+        while at < size:
+            turn, view = self._next_turn(), place()[: size - at]
+            got = _fill(descriptor, view, at)
+            piece = view[:got]
+            self._digest(digest, turn, [piece])
+            yield piece
+            if got < len(view):
+                return
+            at += got
 
-        *digest* sees the data without offsets. Raises `OSError`.
+    def sparse(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
+        """Pieces of at most `CHUNK` bytes: the file's data, each behind its u64 offset.
+
+        Holes are left out, but not the file's last bytes. *digest* sees the data without offsets. Raises `OSError`.
         """
         try:
             for start, end in stretches(descriptor, size):
@@ -123,7 +146,7 @@ class Reader:
 
     def _next_turn(self) -> int:
         """The buffer to use next; nobody needs what is in it any more."""
-        self._turn = (self._turn + 1) % _RING
+        self._turn = (self._turn + 1) % HELD
         self._settle(self._turn)
         return self._turn
 
@@ -138,16 +161,8 @@ class Reader:
             self._busy[turn] = None
 
     def _settle_all(self) -> None:
-        for turn in range(_RING):
+        for turn in range(HELD):
             self._settle(turn)
-
-
-def zeros(count: int) -> Iterator[memoryview]:
-    """*count* zero bytes in pieces."""
-    while count > 0:
-        piece = memoryview(_HOLE)[: min(count, CHUNK)]
-        count -= len(piece)
-        yield piece
 
 
 def _update(digest: Hash, views: list[memoryview]) -> None:
@@ -164,12 +179,6 @@ def _fill(descriptor: int, view: memoryview, offset: int) -> int:
             break
         done += got
     return done
-
-
-def cut(view: memoryview) -> Iterator[memoryview]:
-    """*view* in pieces of at most `CHUNK` bytes."""
-    for at in range(0, len(view), CHUNK):
-        yield view[at : at + CHUNK]
 
 
 def stretches(descriptor: int, size: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,8 @@ from appliance.storage import compressing, extras
 from appliance.storage.compressing import Compressor
 from appliance.storage.digests import digest_text, link_digest
 from appliance.storage.output import Output
-from appliance.storage.reading import BUFFER, CHUNK, OFFSET, Reader, cut, zeros
+from appliance.storage.pieces import CHUNK, OFFSET, cut, zeros
+from appliance.storage.reading import BUFFER, Reader
 from appliance.storage.saving_options import FileOptions, SavingOptions
 from appliance.storage.walk import NOT_LOOKED_AT, Found
 from appliance.volumes.attributes import LONGEST_NAME, FileType, join_attributes
@@ -191,13 +192,13 @@ class Saver:
         if whole is not None:
             if digest:
                 digest.update(whole)
-            pieces = cut(whole)
+            pieces = iter((whole,))
         elif holes:
             pieces = self._reader.sparse(descriptor, size, digest)
         else:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             os.pread(descriptor, 1, 0)  # a file that cannot be read at all leaves no record
-            pieces = self._reader.plain(descriptor, size, digest)
+            pieces = self._reader.plain(descriptor, size, digest, None if self._options.packing else self._output.place)
         return self._write(found, status, more, pieces, digest, sparse=holes)
 
     def _write_small(self, found: Found, status: os.stat_result, data: memoryview) -> None:
@@ -234,7 +235,7 @@ class Saver:
         """Data records; gives the end (bytes in the file) of the last one."""
         packing, stream = self._options.packing, self._options.stream(sparse=sparse)
         packed = (
-            self._compressor.pack(pieces, packing.compress, sparse=sparse)
+            self._compressor.pack(_records(pieces), packing.compress, sparse=sparse)
             if packing
             else compressing.unpacked(pieces, sparse=sparse)
         )
@@ -248,11 +249,14 @@ class Saver:
                 return reached
             if piece is None:
                 return reached
-            self._output.check()
-            self._output.record(index, stream, piece.data)
+            if stream is Stream.FILE_DATA:
+                self._output.data(index, piece.data)
+            else:
+                self._output.check()
+                self._output.record(index, stream, piece.data)
+                self._output.advance(piece.plain)
             reached = reached + piece.plain if piece.end is None else piece.end
             self.bytes += piece.plain
-            self._output.advance(piece.plain)
 
     def _fill_up(self, index: int, missing: int, found: Found, digest: Hash | None, sparse_at: int | None) -> None:
         """Zeros instead of what is missing, so that the size in the attributes and the data stay equal."""
@@ -279,6 +283,11 @@ class Saver:
     def _warn_if_changed(self, found: Found, before: os.stat_result, after: os.stat_result) -> None:
         if before.st_mtime_ns != after.st_mtime_ns or before.st_size != after.st_size:
             self._output.warning(f"{os.fsdecode(found.path)} changed while it was being read")
+
+
+def _records(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """*pieces* as the data of one record each."""
+    return (part for piece in pieces for part in cut(piece))
 
 
 def _dir_fd(found: Found) -> int | None:

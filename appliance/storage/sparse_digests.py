@@ -11,7 +11,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from appliance.storage.reading import BUFFER, OFFSET, stretches
+from appliance.storage.pieces import OFFSET
+from appliance.storage.reading import BUFFER, stretches
 
 # Pieces of Bacula and Bareos up to 22, and of Bareos from 23 on, without the offset in front.
 _PIECES = (65_536 - OFFSET, 262_144 - OFFSET)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from appliance.config.filesets import Compression, FilesetConfig, Signature
 from appliance.errors import ExitStatus, MagbayError
 from appliance.host import workers
-from appliance.storage import READER, backup
+from appliance.storage import READER, backup, saver
 from appliance.storage.direct import Direct
 from appliance.storage.gatherer import RingOutput
 from appliance.storage.gathering import Intake
@@ -82,13 +84,16 @@ class Loop:
     """A ring without another process: what is handed over arrives at once. *behind*: as if many segments waited."""
 
     def __init__(self, session: Session, behind: bool) -> None:
-        self.segment = memoryview(bytearray(workers.SEGMENT))
+        self._segments = deque(memoryview(bytearray(workers.SEGMENT)) for _ in range(workers.SEGMENTS))
+        self.segment = self._segments[0]
         self.waiting = workers.SEGMENTS if behind else 0
         self._intake = Intake()
         self._session = session
 
     def hand_over(self, used: int) -> None:
         self._intake.take(self.segment[:used], self._session.output)
+        self._segments.rotate(-1)
+        self.segment = self._segments[0]
         self.segment[:] = bytes(workers.SEGMENT)
 
 
@@ -136,8 +141,38 @@ def test_the_same_blocks_rows_and_words(tmp_path: Path, more: dict[str, Any], be
     assert one.all() == two.all()
 
 
+class Slow:
+    """A hash that is always late."""
+
+    digest_size = 20
+
+    def __init__(self, name: str) -> None:
+        self._plain = hashlib.new(name)
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        time.sleep(0.01)
+        self._plain.update(data)
+
+    def digest(self) -> bytes:
+        return self._plain.digest()
+
+
+def test_what_is_still_digested_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tmp_path / "source"
+    tree.mkdir()
+    (tree / "large").write_bytes(random.Random(2).randbytes((workers.SEGMENTS + 9) * workers.SEGMENT + 77))
+    rules = FilesetConfig((tree,))
+    flush(tree)
+    one, two = Session(), Session()
+    saving(tree, rules)(one.output)
+    monkeypatch.setattr(saver, "new_hash", Slow)
+    through_a_ring(two, saving(tree, rules), behind=False)
+    assert one.all() == two.all()
+
+
 _CALLS = st.one_of(
     st.tuples(st.just("record"), st.sampled_from([1, 2, 1001, -1]), st.sampled_from([0, 1, 70_000, 262_145, 3 << 20])),
+    st.tuples(st.sampled_from(["data", "placed"]), st.sampled_from([0, 1, 65_536, 262_145, 3 << 20]), st.none()),
     st.tuples(st.just("small"), st.binary(min_size=1, max_size=300), st.sampled_from([0, 1, 64_000, 65_536])),
     st.tuples(st.just("row"), st.binary(min_size=1, max_size=300), st.sampled_from(["", "MD5", "SHA512"])),
     st.tuples(st.sampled_from(["info", "warning"]), st.binary(max_size=70_000), st.none()),
@@ -145,9 +180,22 @@ _CALLS = st.one_of(
 )
 
 
+def put(output: Output, number: int, left: int) -> None:
+    while left:
+        assert output.place
+        room = output.place()[:left]
+        room[:] = bytes([number % 256]) * len(room)
+        output.data(number, room)
+        left -= len(room)
+
+
 def call(output: Output, number: int, what: str, first: Any, second: Any) -> None:
     if what == "record":
         output.record(number, first, bytes([number % 256]) * second)
+    elif what == "data" or (what == "placed" and output.place is None):
+        output.data(number, bytes([number % 256]) * first)
+    elif what == "placed":
+        put(output, number, first)
     elif what == "small":
         name = b"/" + first.replace(b"\0", b"")
         data = memoryview(bytes([number % 256]) * second)

@@ -19,7 +19,8 @@ from appliance.storage import extras, saved_files
 from appliance.storage.catalog import Catalog
 from appliance.storage.limits import Limits
 from appliance.storage.model import JobStatus, Level, Media, NewJob, Outcome, Stretch, VolumeStatus
-from appliance.storage.reading import BUFFER, OFFSET, Reader
+from appliance.storage.pieces import OFFSET
+from appliance.storage.reading import BUFFER, Reader
 from appliance.storage.selection import matcher
 from appliance.storage.setting import pack_acl
 from appliance.storage.walk import Walker, allow_depth, tops, total_bytes
