@@ -38,7 +38,7 @@ class Rights(NamedTuple):
 
 
 class Setting:
-    """Sets what was *saved* of the thing at *place*, a descriptor or a path whose last component may be a link.
+    """Sets what was *saved* of the thing at *place*, a descriptor or a path that leads to the thing itself.
 
     What cannot be set is in `missed`, in words. `foreign`: its owner or group would have taken the rights of root.
     """
@@ -47,41 +47,42 @@ class Setting:
         self.missed: list[str] = []
         self.foreign = False
         self._place, self._saved, self._rights = place, saved, rights
-        self._follow = not is_link
+        self._is_link = is_link
 
     def all(self, found: os.stat_result, acls: Sequence[tuple[int, bytes]], xattrs: Sequence[bytes]) -> None:
         """Everything, in the order in which nothing undoes what was set before. *found*: what the thing has now."""
-        saved, rights, follow = self._saved, self._rights, self._follow
+        saved, rights = self._saved, self._rights
         if rights.trusted and (found.st_uid != saved.uid or found.st_gid != saved.gid):
             self._owner(found)
         mode = rights.mode(saved)
-        if xattrs and follow and not mode & 0o200 and rights.user != 0:  # only what may be written takes them
+        is_link = self._is_link
+        if xattrs and not is_link and not mode & 0o200 and rights.user != 0:  # only what may be written takes them
             self._try("mode", lambda: os.chmod(self._place, 0o700))  # noqa: PTH101 (a descriptor)
         for packed in xattrs:
-            self._try("extended attributes", partial(_set_xattrs, self._place, follow, packed, rights.trusted))
+            self._try("extended attributes", partial(_set_xattrs, self._place, packed, rights.trusted))
         # Another owner takes special bits away, and so may an attribute.
-        if follow and (found.st_mode & 0o7777 != mode or mode > 0o777 or xattrs):
+        if not is_link and (found.st_mode & 0o7777 != mode or mode > 0o777 or xattrs):
             self._try("mode", lambda: os.chmod(self._place, mode))  # noqa: PTH101 (a descriptor)
         for stream, text in acls:
-            self._try("ACL", partial(_set_acl, self._place, follow, stream, text))
+            self._try("ACL", partial(_set_acl, self._place, stream, text))
         self._try("times", self._times)
 
     def _owner(self, found: os.stat_result) -> None:
         """Both by root; the group, where others may."""
         saved = self._saved
         if self._rights.user == 0:
-            self._try("owner", lambda: os.chown(self._place, saved.uid, saved.gid, follow_symlinks=self._follow))
+            self._try("owner", lambda: os.chown(self._place, saved.uid, saved.gid))
             return
         self.foreign = saved.uid != found.st_uid
         if saved.gid != found.st_gid:
             try:
-                os.chown(self._place, -1, saved.gid, follow_symlinks=self._follow)
+                os.chown(self._place, -1, saved.gid)
             except (OSError, OverflowError):
                 self.foreign = True
 
     def _times(self) -> None:
         times = (self._saved.atime * 10**9, self._saved.mtime * 10**9)
-        os.utime(self._place, ns=times, follow_symlinks=self._follow)
+        os.utime(self._place, ns=times)
 
     def _try(self, what: str, action: Callable[[], None]) -> None:
         try:
@@ -116,24 +117,24 @@ def unpack_xattrs(packed: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def _set_xattrs(place: int | bytes, follow: bool, packed: bytes, trusted: bool) -> None:
+def _set_xattrs(place: int | bytes, packed: bytes, trusted: bool) -> None:
     failed: list[str] = []
     for name, value in unpack_xattrs(packed):
         if not trusted and not name.startswith(b"user."):
             continue
         try:
-            os.setxattr(place, name, value, follow_symlinks=follow)
+            os.setxattr(place, name, value)
         except OSError as error:
             failed.append(f"{os.fsdecode(name)}: {error.strerror}")
     if failed:
         raise VolumeError("; ".join(failed))
 
 
-def _set_acl(place: int | bytes, follow: bool, stream: int, text: bytes) -> None:
+def _set_acl(place: int | bytes, stream: int, text: bytes) -> None:
     name = _ACL_NAMES.get(stream)
     if name is None:
         raise VolumeError(f"of another system, stream {stream}")
-    os.setxattr(place, name, pack_acl(text), follow_symlinks=follow)
+    os.setxattr(place, name, pack_acl(text))
 
 
 def pack_acl(text: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The directory that files are restored below: nothing is ever made, changed or followed outside of it.
 
 Every path is walked component by component from the target's descriptor and no symbolic link is followed, so neither
-`..` nor a link (from the volume, or one that was there) leads out.
+`..` nor a link (from the volume, one that was there, or one that somebody puts there meanwhile) leads out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import errno
 import os
 import stat as modes
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,24 +232,42 @@ class Target:
         """
         if not parts:
             return []
-        # Only this process makes links below the target, so a path through the parent's descriptor that is no link
-        # now leads to the thing itself.
-        place = f"/proc/self/fd/{self.parent(parts)}/".encode() + parts[-1] if fd is None else fd
-        found = os.lstat(place) if isinstance(place, bytes) else os.fstat(place)
-        is_link = modes.S_ISLNK(found.st_mode)
-        setting = Setting(place, stat, self.rights, is_link=is_link)
+        if fd is not None:
+            return self._set(fd, os.fstat(fd), stat, acls, xattrs)
+        with self._held(parts) as held:
+            # Leads to the thing itself, also where that is a link.
+            return self._set(b"/proc/self/fd/%d" % held, os.fstat(held), stat, acls, xattrs)
+
+    def _set(
+        self,
+        place: int | bytes,
+        found: os.stat_result,
+        saved: EncodedStat,
+        acls: Sequence[tuple[int, bytes]],
+        xattrs: Sequence[bytes],
+    ) -> list[str]:
+        setting = Setting(place, saved, self.rights, is_link=modes.S_ISLNK(found.st_mode))
         setting.all(found, acls, xattrs)
         self.foreign += setting.foreign
         return setting.missed
+
+    @contextlib.contextmanager
+    def _held(self, parts: Parts) -> Iterator[int]:
+        """What is at *parts*, held: whoever may write there can put a link in its place at any moment."""
+        held = os.open(parts[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent(parts))
+        try:
+            yield held
+        finally:
+            os.close(held)
 
     def settle(self, known: Container[Parts]) -> None:
         """At the end: open the directories that were made on the way and are not *known*. Raises `OSError`."""
         for parts in self._implicit:
             if parts in known:
                 continue
-            found = self.existing(parts)
-            if found is not None and modes.S_ISDIR(found.st_mode):
-                os.chmod(parts[-1], 0o777 & ~self._umask, dir_fd=self.parent(parts))
+            with contextlib.suppress(FileNotFoundError), self._held(parts) as held:
+                if modes.S_ISDIR(os.fstat(held).st_mode):
+                    os.chmod(b"/proc/self/fd/%d" % held, 0o777 & ~self._umask)  # noqa: PTH101 (a descriptor)
         self._implicit.clear()
 
     def flush(self) -> None:
