@@ -52,7 +52,7 @@ def jobs_on(catalog: Catalog, media: Media) -> set[int]:
 def prune(catalog: Catalog, config: Config, *, dry_run: bool = False) -> list[Job]:
     """Purge every good job that is not needed, though its volumes still hold it; gives them, newest first.
 
-    Names of directories that nothing refers to go as well, unless a job runs that may be about to.
+    Names of directories that nothing refers to go as well, unless a job runs.
     """
     with catalog.transaction() as db:
         kept = needed(catalog, config)
@@ -69,7 +69,14 @@ def prune(catalog: Catalog, config: Config, *, dry_run: bool = False) -> list[Jo
 
 
 def _tidy(db: Database) -> None:
-    """Inside a transaction, when nobody is about to enter files: names of directories without any go."""
+    """Inside a transaction, when no job runs: names of directories without any files go.
+
+    A scan may be about to enter files all the same; whoever remembers numbers of directories looks whether that was
+    done since (`saved_files`), for a number that is free again is given to another directory.
+    """
+    db.execute(
+        "INSERT INTO Counter VALUES(?, 1) ON CONFLICT(Name) DO UPDATE SET Last=Counter.Last+1", (folders.TIDIED,)
+    )
     db.execute("DELETE FROM Path WHERE NOT EXISTS (SELECT 1 FROM File WHERE File.PathId=Path.PathId)")
     folders.look_again(db)
 

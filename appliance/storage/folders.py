@@ -16,6 +16,8 @@ _ABOVE = (
     "ELSE length(Path.Path)-length(Path.Folder)-1 END)))"
 )
 _BATCH = 10_000
+TIDIED = "Tidied"
+"""The row of Counter that says how often rows of Path were taken away."""
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
@@ -35,6 +37,12 @@ def fill(db: Database) -> None:
         last = rows[-1][1]
         db.executemany("UPDATE Path SET Folder=? WHERE PathId=?", rows)
     look_again(db)
+
+
+def tidied(db: Database) -> int:
+    """How often rows of Path were taken away; inside a transaction that holds until its end."""
+    found = db.execute("SELECT Last FROM Counter WHERE Name=?", (TIDIED,)).fetchone()
+    return int(found[0]) if found else 0
 
 
 def look_again(db: Database) -> None:

@@ -38,6 +38,7 @@ class FileWriter:
         self._job_id = job_id
         self._waiting: list[_Row] = []
         self._paths: dict[bytes, int] = {}
+        self._tidied = 0
         self._again = again
         self._unsure: list[list[_Row]] = []
         if catalog.may_break:
@@ -67,8 +68,11 @@ class FileWriter:
             self._write(db, rows, again=True)
 
     def _write(self, db: Database, batch: list[_Row], *, again: bool) -> None:
-        if len(self._paths) > _PATHS:
+        tidied = folders.tidied(db)
+        if len(self._paths) > _PATHS or tidied != self._tidied:
+            # Rows that were taken away since (`expiry.prune`) may have given their numbers to other directories.
             self._paths.clear()
+            self._tidied = tidied
         cuts = [path.rfind(b"/") + 1 for _, _, path, _, _ in batch]
         self._learn(db, dict.fromkeys(row[2][:cut] for row, cut in zip(batch, cuts, strict=True)))
         rows = [

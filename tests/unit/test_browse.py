@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.storage import expiry, saved_files
 from appliance.storage.catalog import Catalog
-from appliance.storage.model import JobStatus, Level
+from appliance.storage.model import JobStatus, Level, NewJob, Outcome
 from tests.unit.enginehelp import MAGAZINES, PREFIX, assert_same, below, bring_back, magbay, rich_tree, save
 
 
@@ -125,3 +126,27 @@ def test_forgetting_leaves_volumes_alone(tmp_path: Path, tree: Path) -> None:
         assert not list(saved_files.of_job(catalog, old.job_id)) and not expiry.prune(catalog, config)
     assert bring_back(config, tmp_path / "out").exit_status is ExitStatus.DONE
     assert_same(tree, below(tmp_path / "out", tree))
+
+
+def test_directories_that_pruning_took_away_get_their_rows_again(tmp_path: Path, config: Config) -> None:
+    """A scan, which is no job that runs, remembers numbers of directories, which may be those of others by now."""
+    new = NewJob("job", Level.FULL, "Default", "[]", "md5")
+    with Catalog.of(config) as catalog, Catalog.of(config) as other:
+        old = catalog.start_job(new)
+        catalog.finish_job(old.job_id, Outcome(JobStatus.DONE, 1, 2, 3, 0, 0), [], [])
+        rows = saved_files.FileWriter(catalog, old.job_id, again=True)
+        rows.add(1, 3, b"/srv/a/one", "A B", "")
+        rows.flush()
+        newer = catalog.start_job(new)
+        catalog.finish_job(newer.job_id, Outcome(JobStatus.DONE, 0, 0, 0, 0, 0), [], [])
+        pool = replace(config.pools["Default"], retention=1)
+        catalog.change("UPDATE Job SET Finished=1 WHERE JobId=?", (old.job_id,))
+        pruned = expiry.prune(other, replace(config, pools={new.pool: pool}))
+        assert [job.job_id for job in pruned] == [old.job_id]
+        taker = saved_files.FileWriter(other, newer.job_id)
+        taker.add(1, 3, b"/etc/other", "A B", "")  # its directory gets the number that is free again
+        taker.flush()
+        rows.add(2, 3, b"/srv/a/two", "A B", "")
+        rows.flush()
+        assert [saved.path for saved in saved_files.of_job(catalog, old.job_id)] == [b"/srv/a/two"]
+        assert not list(catalog.rows("SELECT 1 FROM File WHERE PathId NOT IN (SELECT PathId FROM Path)"))
