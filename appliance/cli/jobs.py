@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from appliance.cli.output import Output, human_bytes, one_line
 from appliance.config.loader import load
-from appliance.errors import ExitStatus
+from appliance.errors import ExitStatus, NotFoundError
+from appliance.spelling import near
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job
 
@@ -28,10 +29,17 @@ def register(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run_jobs(args: argparse.Namespace, out: Output) -> ExitStatus:
-    """List the jobs, newest first."""
-    with Catalog.of(load(args.config)) as catalog:
+    """List the jobs, newest first. Raises `NotFoundError` for a name that no job had and none is configured with."""
+    config = load(args.config)
+    with Catalog.of(config) as catalog:
         catalog.recover()
         jobs = catalog.jobs(name=args.name)
+        if args.name is not None and not jobs:
+            if args.name not in config.jobs:
+                names = {*config.jobs, *(job.name for job in catalog.jobs())}
+                hint = near(args.name, names, "'magbay jobs' without --name lists all.")
+                raise NotFoundError(f"there is no job called {args.name}", hint=hint)
+            out.line(f"job {args.name} has not run yet")
     out.document({"jobs": [_document(job) for job in jobs]})
     for job in jobs:
         waiting = f"  waiting for {job.waiting}" if job.waiting else ""

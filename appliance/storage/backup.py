@@ -39,6 +39,7 @@ from appliance.storage.sink import SpanningSink
 from appliance.storage.source import VolumeSource
 from appliance.storage.waiting import Patience, Waiting, outage
 from appliance.storage.walk import allow_depth, tops
+from appliance.storage.words import check_paths
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import LabelKind, SessionLabel
 from appliance.volumes.writer import SessionWriter
@@ -133,7 +134,7 @@ def request_for(
 ) -> BackupRequest:
     """The request that the words of a command line mean: one word that names a job (or JOB@LEVEL), or paths.
 
-    Raises `UsageError`, `NotFoundError` (a job that is not configured and no path either).
+    Raises `UsageError`, `NotFoundError` (a job, or a level of it, that is not there, and no path either).
     """
     if not all(words) or not words:
         raise UsageError("nothing to save", hint="Name a job of the configuration, or paths.")
@@ -154,6 +155,7 @@ def request_for(
             waiting=Waiting(next=_NEXT_MAGAZINE) if asked is None else Waiting(asked, asked),
         )
     else:
+        check_paths(config, words)
         request = BackupRequest(tuple(Path(word) for word in words), level=level or Level.FULL)
     wanted = request.accurate if accurate is None else accurate
     return replace(request, pool=pool or request.pool, name=name or request.name, accurate=wanted)

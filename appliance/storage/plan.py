@@ -11,6 +11,7 @@ from pathlib import Path
 from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.magazines import attached
+from appliance.spelling import near
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, Level, Media, SavedFile, Stretch
 from appliance.storage.pools import reachable
@@ -145,9 +146,10 @@ def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before:
     name = f" called {latest}" if latest else ""
     if before is not None:
         name += f" that began by {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(before))}"
+    hint = "'magbay jobs' lists the jobs; 'magbay volume extract' reads volumes without a catalog."
     raise NotFoundError(
         f"the catalog has no finished job{name}",
-        hint="'magbay jobs' lists the jobs; 'magbay volume extract' reads volumes without a catalog.",
+        hint=near(latest, {job.name for job in catalog.jobs() if job.name != latest}, hint) if latest else hint,
     )
 
 

@@ -44,7 +44,9 @@ def place(tmp_path: Path) -> Path:
         (4, ["restore", "--job", "9" * 30, "--to", "out"]),
         (4, ["verify", "--job", "9" * 30]),
         (4, ["restore", "--latest", "\udcff", "--to", "out"]),
-        (0, ["jobs", "--name", "\udcff"]),
+        (4, ["jobs", "--name", "\udcff"]),
+        (4, ["jobs", "--name", "bakup"]),
+        (4, ["backup", "bakup"]),
     ],
 )
 def test_one_json_document_also_for_wrong_words(
@@ -58,6 +60,30 @@ def test_one_json_document_also_for_wrong_words(
 def test_global_options_may_stand_behind_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "--json", "--config", str(place / "magbay.yaml")]) == 0
     assert json.loads(capsys.readouterr().out) == {"jobs": []}
+
+
+def test_names_that_are_nearly_right(place: Path) -> None:
+    """A job that nobody knows is not found; it is said which may be meant, and that paths were looked for, too."""
+    with (place / "magbay.yaml").open("a") as file:
+        file.write(f"jobs:\n  Home: {{paths: [{place}/data], pool: Default}}\n  mail: {{paths: [/nowhere]}}\n")
+    never = magbay(place, "jobs", "--name", "Home")
+    assert (never.status, never.stdout) == (0, "job Home has not run yet\n")
+    assert magbay(place, "jobs", "--name", "Home", json_output=True).document == {"jobs": []}
+    wrong = magbay(place, "jobs", "--name", "homes")
+    assert wrong.status == 4 and "no job called homes" in wrong.stderr and "Do you mean Home?" in wrong.stderr
+    for words in (["home"], ["hmoe"], [str(place / "data"), "hom"]):
+        done = magbay(place, "backup", *words)
+        assert done.status == 4 and f"{words[-1]} is neither a job" in done.stderr, done.stderr
+        assert "Do you mean Home?" in done.stderr
+    assert "Jobs are Home, mail." in magbay(place, "backup", "xyz").stderr
+    level = magbay(place, "backup", "Home@ful")
+    assert level.status == 4 and "no level ful" in level.stderr and "full, differential, incremental" in level.stderr
+    both = magbay(place, "backup", "Home", "mail")
+    assert both.status == 2 and "Home is a job" in both.stderr
+    assert "/nowhere cannot be saved" in magbay(place, "backup", "mail").stderr
+    assert magbay(place, "backup", "Home").status == 0
+    latest = magbay(place, "restore", "--latest", "Hone", "--to", "out")
+    assert latest.status == 4 and "Do you mean Home?" in latest.stderr
 
 
 def _shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
