@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class Files:
         self._ruined: set[str] = set()  # volumes with bytes that are lost
         self._before = ""  # the volume before
         self._told = 0  # of the content check's mismatches
+        self._named: set[tuple[SessionIds, int]] = set()  # files that were told as damaged before their end came
 
     def begin_volume(self, media: Media, name: str) -> None:
         """The blocks that follow are of this volume; *name*: as it stands in messages."""
@@ -125,8 +127,32 @@ class Files:
         """The whole volume, or what is left of it, cannot be read."""
         if self._volume != media.name:
             self.begin_volume(media, media.name)
+            for ids, index in self._running_in(media):
+                self._run_over(ids, index)
         self._ruined.add(self._volume)
         self._damaged(self._volume)
+
+    def _running_in(self, media: Media) -> Iterator[tuple[SessionIds, int]]:
+        """The files that begin before the volume and of which a part is on it."""
+        for ids, one in self._jobs.items():
+            first, before = 0, 0
+            for stretch in self._catalog.stretches(one.job.job_id):
+                if stretch.media_id == media.media_id:
+                    first = stretch.first_index
+                    break
+                before = stretch.last_index
+            if first and first == before:
+                yield ids, first
+
+    def _run_over(self, ids: SessionIds, index: int) -> None:
+        """A part of the file is lost with the present volume, whatever of the others is here."""
+        job = self._jobs[ids].job
+        row = saved_files.one(self._catalog, job.job_id, index)
+        name = text(row.path) if row else f"file {index}"
+        self._damaged(self._volume).add(job.job_id, name)
+        if (ids, index) not in self._named:
+            self._named.add((ids, index))
+            self._round.error(f"job {job.job_id} ({job.name}): {name} is {FileState.DAMAGED.value}")
 
     def leave(self) -> None:
         """Nothing is known of the present volume."""
@@ -234,17 +260,22 @@ class Files:
             self._round.is_unread(f"job {job.job_id} ({job.name}): {check.unread}")
         for line in check.trouble:
             self._round.error(f"job {job.job_id} ({job.name}): {line}")
-        if event.state is not FileState.WHOLE:
+        named = (entry.ids, entry.file_index) in self._named
+        if event.state is not FileState.WHOLE and not named:
             self._round.error(f"job {job.job_id} ({job.name}): {entry.path} is {event.state.value}")
         if check.content or event.state is not FileState.WHOLE:
             # As far as that is known, the volume where its bytes were lost.
-            for volume in {Path(damage.volume).name for damage in event.damage} or {self._volume}:
+            volumes = {Path(damage.volume).name for damage in event.damage} or {self._volume}
+            # Where its bytes were on a volume that is gone, the one behind shows the gap, and is as it was written.
+            for volume in volumes & self._ruined if named else volumes:
                 self._damaged(volume).add(job.job_id, entry.path)
 
     def _lost(self, on: _OnVolume, low: int, high: int) -> None:
+        ids = SessionIds(on.job.session_id, on.job.session_time)
         for index in range(low, min(high, low + _MOST_NAMED - 1) + 1):
             row = saved_files.one(self._catalog, on.job.job_id, index)
             name = text(row.path) if row else f"file {index}"
+            self._named.add((ids, index))
             self._round.error(f"job {on.job.job_id} ({on.job.name}): {name} is lost")
             self._damaged(self._volume).add(on.job.job_id, name)
         if high - low >= _MOST_NAMED:

@@ -397,3 +397,24 @@ def test_what_is_left_of_a_job_that_was_partly_written_over(tmp_path: Path, bloc
             db.execute("DELETE FROM Media WHERE VolumeName=?", (name,))
     found = check(config)
     assert (found.round.errors, found.round.damaged, found.exit_status) == ([], {}, ExitStatus.DONE)
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+@pytest.mark.parametrize("gone", range(6))
+def test_files_that_run_over_a_volume_that_is_gone_are_named(
+    tmp_path: Path, small: Config, tree: Path, gone: int, count: int
+) -> None:
+    """Those too that begin on a volume before, whether or not they end on one behind: all that a restore lacks."""
+    (tree / "long-0").write_bytes(random.Random(7).randbytes(1_300_000))
+    saved = save(small, tree)
+    for name in saved.volumes[gone : gone + count]:
+        volume(small, name).unlink()
+    back = bring_back(small, tmp_path / "out")
+    lacking = {name for name in map(str, tree.iterdir()) if any(name in line for line in back.errors)}
+    found = check(small)
+    named = {name for one in found.round.damaged.values() for names in one.files.values() for name in names}
+    assert set(found.round.damaged) == set(saved.volumes[gone : gone + count])
+    assert lacking and {name for name in named if not name.endswith("/")} == lacking
+    assert all(any(name in line for line in found.round.errors) for name in lacking)
+    lines = [line for line in found.round.errors if str(tree) in line]
+    assert len(lines) == len(set(lines)) == len(named)
