@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import os
-import re
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ from appliance.errors import ExitStatus, NotFoundError
 from appliance.storage import plan, saved_files, searching
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, SavedFile
+from appliance.storage.selection import pattern_of
 from appliance.volumes.attributes import FileType
 from appliance.volumes.stat64 import EncodedStat
 
@@ -78,7 +77,7 @@ def _entries(catalog: Catalog, chain: list[int], path: bytes) -> list[SavedFile]
 
 def _called(catalog: Catalog, chain: list[Job], pattern: str, out: Output) -> list[SavedFile]:
     """What has such a name, wherever it lies, by path."""
-    like = re.compile(fnmatch.translate(pattern))
+    like = pattern_of(pattern)
 
     def is_called(saved: SavedFile) -> bool:
         return like.match(saved_files.text(saved.path.rstrip(b"/")).rpartition("/")[2]) is not None

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from appliance.storage.folders import split
 from appliance.storage.model import Job, SavedFile
 from appliance.storage.names import Likeness
 from appliance.storage.plan import Wanted
-from appliance.storage.selection import matcher
+from appliance.storage.selection import matcher, pattern_of
 from appliance.volumes.attributes import FileType
 
 # With more directories of such names reading everything is quicker.
@@ -143,7 +142,7 @@ class _Name:
         if not longest:
             return None
         like = Likeness(whole=text) if start == text else Likeness(start=start, within=longest)
-        return cls(re.compile(fnmatch.translate(glob)), like)
+        return cls(pattern_of(glob), like)
 
     def match(self, component: bytes) -> bool:
         """Whether it is this one."""

@@ -16,15 +16,24 @@ Key = tuple[SessionIds, int]
 """A file: its session and FileIndex."""
 
 
+def pattern_of(glob: str) -> re.Pattern[str]:
+    """What *glob* matches from its beginning to its end: its wild cards, and the name that is spelt exactly so.
+
+    A name may have such characters itself (`minutes [2].odt`), and is then given as it was saved.
+    """
+    return re.compile(rf"{fnmatch.translate(glob)}|{re.escape(glob)}\Z")
+
+
 def matcher(globs: Sequence[str]) -> Callable[[bytes], bool]:
     """A test of stored paths: does one of *globs* match the path or a directory above it?
 
-    A pattern with a slash is compared with the whole path, one without with one component; `*` spans slashes.
+    A pattern with a slash is compared with the whole path, one without with one component; `*` spans slashes. A name
+    that is spelt exactly as the pattern matches, too.
     """
     if not globs:
         return lambda path: True
-    whole = [re.compile(fnmatch.translate(glob.rstrip("/") or "/")) for glob in globs if "/" in glob.rstrip("/")]
-    last = [re.compile(fnmatch.translate(glob.rstrip("/"))) for glob in globs if "/" not in glob.rstrip("/")]
+    whole = [pattern_of(glob.rstrip("/") or "/") for glob in globs if "/" in glob.rstrip("/")]
+    last = [pattern_of(glob.rstrip("/")) for glob in globs if "/" not in glob.rstrip("/")]
 
     def one(path: str) -> bool:
         name = path.rpartition("/")[2]

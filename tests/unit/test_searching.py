@@ -16,7 +16,7 @@ from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, Level
 from appliance.storage.selection import matcher
 from appliance.volumes.attributes import FileType
-from tests.unit.enginehelp import magbay, save
+from tests.unit.enginehelp import below, magbay, save
 
 WORDS = (
     "report",
@@ -36,7 +36,7 @@ WORDS = (
 GLOBS = (
     "report", "re*", "*port", "*epo*", "r?port*", "*.odt", "rep*t.odt", "[r]eport", "re[!a]ort*", "r[[]1]", "[]]",
     "*[]]", "[!]]", "é[*]", "*\udcff*", "odd\udcff\udcfe", "?", "*", "??", "a", "!a", "ü*", "REPORT", "none",
-    "*none*", "report/", "re*/", "[", "a]", "*ort*.*",
+    "*none*", "report/", "re*/", "[", "a]", "*ort*.*", "r[1]",
 )  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_every_pattern_finds_the_same_as_comparing_all_names(saved: Config, tmp_
     more = (
         (f"{top}/report", "x.odt"),
         ("re*", "*.odt", f"{top}/*"),
+        (f"{top}/r[1]",),
         ("report", "*"),
         ("port", f"{top}/a/*.odt", "port"),
     )
@@ -104,6 +105,22 @@ def test_every_pattern_finds_the_same_as_comparing_all_names(saved: Config, tmp_
                 assert by_searching(catalog, chain, *globs) == expected, globs
                 hits += bool(expected)
     assert hits > 60
+
+
+def test_a_name_is_found_as_it_was_saved(tmp_path: Path, config: Config) -> None:
+    """Wild cards in it are characters then: as `browse` shows a path, `restore` takes it."""
+    top = tmp_path / "source"
+    for name in ("minutes [2].odt", "what?", "a*b/in", "[x"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(name)
+    save(config, top)
+    for name in ("minutes [2].odt", "what?", "a*b", "[x"):
+        for glob in (name, f"{top}/{name}"):
+            back = magbay(tmp_path, "restore", "--file", glob, "--to", f"{tmp_path}/out", json_output=True)
+            assert back.status == 0 and back.document["files"] == (2 if name == "a*b" else 1), (glob, back.stderr)
+        assert magbay(tmp_path, "browse", name).status == 0
+    names = ("minutes [2].odt", "what?", "a*b/in", "[x")
+    assert [(below(tmp_path / "out", top) / name).read_text() for name in names] == list(names)
 
 
 def test_with_very_many_directories_of_the_name_everything_is_read(

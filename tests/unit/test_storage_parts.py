@@ -252,6 +252,10 @@ def test_an_acl_of_an_unknown_form_is_an_error(value: bytes) -> None:
         ("etc/passwd", "/etc/passwd", False),
         ("/", "/anything", True),
         ("*", "/", False),
+        ("/a/b [1].odt", "/a/b [1].odt", True),
+        ("b [1].odt", "/a/b [1].odt/below", True),
+        ("b [1].odt", "/a/b 1.odt", True),
+        ("b [1].odt", "/a/b 2.odt", False),
         ("odd\udcff", "/odd\udcff", True),
     ],
 )
