@@ -133,11 +133,12 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
     wanted = path_filter(args.file) if args.file else None
     files: dict[tuple[Any, int], dict[str, Any]] = {}
     documents: list[dict[str, Any]] = []
-    count = 0
-    encrypted = set()
+    count = encrypted = 0
+    counted: dict[Any, int] = {}  # session to the FileIndex of the last one of those
     for event in reading.events("list"):
         if isinstance(event, Data) and is_encrypted(event.stream):
-            encrypted.add((event.entry.ids, event.entry.file_index))
+            encrypted += counted.get(event.entry.ids) != event.entry.file_index
+            counted[event.entry.ids] = event.entry.file_index
         if isinstance(event, FileStart) and (wanted is None or wanted(event.entry)):
             count += 1
             out.line(_file_line(event.entry))
@@ -149,7 +150,7 @@ def run_list(args: argparse.Namespace, out: Output) -> ExitStatus:
     if wanted and not count:
         raise _nothing(args.file)
     out.document({"files": documents, **reading.report.document()})
-    told = f", {len(encrypted)} of them encrypted by the client" if encrypted else ""
+    told = f", {encrypted} of them encrypted by the client" if encrypted else ""
     out.line(f"{count} files{told}")
     return reading.report.print(out)
 

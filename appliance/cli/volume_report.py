@@ -14,6 +14,7 @@ from appliance.volumes.reader import Damage
 
 _OPEN_ENDED = "no end on these volumes: cancelled, still running, or it goes on on a volume that was not given"
 _SHOWN = 50  # touched files printed for people; the JSON document has all
+_MOST = 10_000  # damaged places, and such that are only partly here, that are kept; the others are counted
 
 
 def iso_time(seconds: float) -> str:
@@ -25,9 +26,10 @@ def iso_time(seconds: float) -> str:
 
 
 class Report:
-    """Watches the events of a reading."""
+    """Watches the events of a reading. *not_kept*: places beyond those that are kept, however many there are."""
 
     def __init__(self) -> None:
+        self.not_kept = 0
         self.volumes: list[tuple[str, VolumeLabel | None]] = []
         self.jobs: list[SessionEnd] = []
         self.damages: dict[Damage, list[str]] = {}
@@ -38,17 +40,28 @@ class Report:
         """Look at one event."""
         if isinstance(event, FileEnd):
             for damage in event.damage:
-                self.damages.setdefault(damage, []).append(event.entry.path)
+                self._keep(damage, event.entry.path)
             if event.state is FileState.CUT:
                 self.cut.append(event.entry.path)
         elif isinstance(event, Damage):
-            self.damages.setdefault(event, [])
+            self.not_kept += not self._keep(event)
         elif isinstance(event, Partial):
-            self.partials.append(event)
+            if len(self.partials) < _MOST:
+                self.partials.append(event)
+            else:
+                self.not_kept += 1
         elif isinstance(event, SessionEnd):
             self.jobs.append(event)
         elif isinstance(event, VolumeStart):
             self.volumes.append((event.path, event.label))
+
+    def _keep(self, damage: Damage, *paths: str) -> bool:
+        files = self.damages.get(damage)
+        if files is None and len(self.damages) < _MOST:
+            files = self.damages[damage] = []
+        if files is not None:
+            files += paths
+        return files is not None
 
     @property
     def open_ended(self) -> bool:
@@ -56,7 +69,7 @@ class Report:
         return any(job.end is None for job in self.jobs)
 
     def document(self) -> dict[str, Any]:
-        """The lists `jobs`, `damage`, `partial` of the JSON documents."""
+        """The lists `jobs`, `damage`, `partial` of the JSON documents, and how much of the latter two was not kept."""
         return {
             "jobs": [_job_document(job) for job in self.jobs],
             "damage": [
@@ -64,6 +77,7 @@ class Report:
                 for one, files in self.damages.items()
             ],
             "partial": [{"volume": one.volume, "address": one.address, "what": one.what} for one in self.partials],
+            "not_kept": self.not_kept,
         }
 
     def volumes_document(self) -> list[dict[str, Any]]:
@@ -115,6 +129,8 @@ class Report:
                 out.warn(f"        and {len(files) - _SHOWN} more")
         for partial in self.partials:
             out.warn(f"magbay: {partial}; give the volume before it, too")
+        if self.not_kept:
+            out.warn(f"magbay: and {self.not_kept} more such places, which are not listed")
         for job in self.jobs:
             if job.end is None:
                 out.warn(f"note: {f'job {job.start.job_id}' if job.start else f'session {job.ids}'} has {_OPEN_ENDED}")

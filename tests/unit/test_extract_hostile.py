@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import struct
@@ -18,11 +19,12 @@ from appliance.storage.extract import Extractor
 from appliance.storage.outcome import Summary
 from appliance.storage.targets import LimitError
 from appliance.volumes.attributes import FileType
+from appliance.volumes.blocks import RECORD_HEADER
 from appliance.volumes.reading import read_volumes
 from appliance.volumes.streams import Stream
 from appliance.volumes.verify import ContentCheck
 from tests.unit.test_cli_volume import run
-from tests.unit.volume_builder import Job, label_of, one_job
+from tests.unit.volume_builder import Job, label_of, one_job, volume
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give away")
 
@@ -56,6 +58,12 @@ def xattrs(**values: bytes) -> bytes:
 
 # A capability set as the kernel keeps it: revision 2, CAP_NET_RAW effective and permitted.
 NET_RAW = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+
+
+def block_of(records: bytes) -> bytes:
+    """A good block with anything in it."""
+    rest = struct.pack(">II4sII", 24 + len(records), 1, b"BB02", 7, 8) + records
+    return struct.pack(">I", zlib.crc32(rest)) + rest
 
 
 def with_rights(job: Job) -> None:
@@ -239,3 +247,19 @@ def test_directories_without_end_above_a_file(tmp_path: Path) -> None:
             os.close(here)
     finally:
         subprocess.run(["rm", "-rf", out], check=True)  # nothing else of Python's gets that deep
+
+
+@pytest.mark.parametrize("what", ["labels", "parts"])
+def test_damage_without_end_is_counted_and_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Each record of a block may be one; a large disk that is failing has as many bad blocks."""
+    count = 100_000
+    records = ((-4, 1) if what == "labels" else (number, -2) for number in range(1, count + 1))
+    data = b"".join(RECORD_HEADER.pack(index, stream, 0) for index, stream in records)
+    path = volume(tmp_path / "volume", block_of(data))
+    held = peak(lambda: run("check", path, as_json=True))
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["damage" if what == "labels" else "partial"]) == 10_000
+    assert found["not_kept"] == count - 10_000
+    assert held < 25 * MIB
