@@ -35,6 +35,21 @@ def create(directory: int) -> tuple[int, bytes]:
             os.close(descriptor)
 
 
+def reopen(directory: int, name: bytes, before: os.stat_result) -> int:
+    """The file *name* of `create`, which was closed (and so not locked any more), locked and open again.
+
+    Raises `OSError`, also when it is not the file any more that was *before*.
+    """
+    descriptor = os.open(name, os.O_RDWR | _OPEN, dir_fd=directory)
+    try:
+        if not os.path.samestat(os.fstat(descriptor), before) or not _claimed(descriptor):
+            raise OSError(errno.EBUSY, "somebody else took it before it was whole")
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _claimed(descriptor: int) -> bool:
     """Lock a new file; False when another process took it for a dead one before it was locked."""
     try:

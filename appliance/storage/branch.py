@@ -147,9 +147,7 @@ class Branch:
         """Close the file; one that is not in its place by now is gone, and nothing can be linked to it."""
         if one.digest is not None:
             one.digest.drop()
-        if one.fd is not None:
-            os.close(one.fd)
-            one.fd = None
+        self._writer.close(one)
         if one.unfinished is not None:
             self.target.drop_file(one.unfinished, one.parts)
             one.unfinished = None
@@ -273,8 +271,10 @@ class Branch:
     def _put(self, one: OpenFile, state: FileState) -> None:
         """A thing whose records have all come gets its place."""
         try:
-            if one.digest is not None and one.fd is None:
+            if one.digest is not None and one.unfinished is None:
                 self._make_empty(one, state)
+            elif one.unfinished is not None and not one.failed:
+                self._writer.file(one)  # it may be set aside
             missed = [] if one.failed else self._complete(one)
             if one.unfinished is not None and not one.unwritable:
                 self.target.place_file(one.unfinished, one.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class OpenFile:
     replaces: bool = False  # something that is there
     fd: int | None = None
     unfinished: bytes | None = None  # its name while it is not whole
+    aside: os.stat_result | None = None  # what it was when it was closed for a while
     unwritable: bool = False  # the target did not take it: what was there stays
     outdone: bool = False  # since it was begun another session put a file in its place
     digest: FileDigest | None = None

@@ -170,6 +170,10 @@ class Target:
         """
         return unfinished.create(self.parent(parts))
 
+    def reopen_file(self, name: bytes, parts: Parts, before: os.stat_result) -> int:
+        """The file of `create_file`, which was closed when it was as *before*, again. Raises `OSError`."""
+        return unfinished.reopen(self.parent(parts), name, before)
+
     def place_file(self, name: bytes, parts: Parts) -> None:
         """The file of `create_file` is done: it takes the place of what is there. Raises `OSError`."""
         try:

@@ -13,6 +13,9 @@ from appliance.volumes.compression import Chunk, decode
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.streams import TYPE_MASK, WINDOWS_DATA
 
+_MOST_OPEN = 256
+"""Files that are open. More are begun where many jobs ran at the same time, or ended without their sessions' end."""
+
 
 class Writer:
     """Writes what comes of each file, and has it digested. *limit*: most bytes in all, as *summary* counts them."""
@@ -21,6 +24,7 @@ class Writer:
         self._target = target
         self._summary = summary
         self._limit = limit
+        self._opened: dict[int, OpenFile] = {}  # by their identity, the one that was opened first in front
 
     def check_limit(self, one: OpenFile, length: int) -> None:
         """Raises `LimitError` when *length* more bytes are too many."""
@@ -63,5 +67,25 @@ class Writer:
     def file(self, one: OpenFile) -> int:
         """The open file, made when it is not there yet: what is in its place stays when nothing can be read."""
         if one.fd is None:
-            one.fd, one.unfinished = self._target.create_file(one.parts)
+            if len(self._opened) >= _MOST_OPEN:
+                self._set_aside(next(iter(self._opened.values())))
+            if one.unfinished is None:
+                one.fd, one.unfinished = self._target.create_file(one.parts)
+            else:
+                assert one.aside is not None
+                one.fd = self._target.reopen_file(one.unfinished, one.parts, one.aside)
+            self._opened[id(one)] = one
         return one.fd
+
+    def close(self, one: OpenFile) -> None:
+        """It is in its place, or nothing will become of it."""
+        if one.fd is not None:
+            del self._opened[id(one)]
+            os.close(one.fd)
+            one.fd = None
+
+    def _set_aside(self, one: OpenFile) -> None:
+        """It goes on when more of it comes."""
+        assert one.fd is not None
+        one.aside = os.fstat(one.fd)
+        self.close(one)
