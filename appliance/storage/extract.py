@@ -41,10 +41,11 @@ class Extractor:
         renaming: Renaming | None = None,
     ) -> None:
         self.summary = Summary()
-        self._target = Target(target, trusted=trusted)
+        rules = Rules(replace, bool(renaming))
+        self._target = Target(target, trusted=trusted, replaces=rules.began if replace is Replace.ALWAYS else 0)
         self._select, self._aliases = select, aliases or {}
         self._settings = Settings(
-            Rules(replace, bool(renaming)),
+            rules,
             renaming or Renaming(),
             algorithm,
             limit,

@@ -57,11 +57,13 @@ class Target:
     """An open target directory (made when missing). Raises `MagbayError` when it cannot be used.
 
     *trusted* False: what the volume says gives nobody any right, even if root restores it: no owners, no set-user-ID
-    and set-group-ID bits, no device nodes, of extended attributes only `user.*`.
+    and set-group-ID bits, no device nodes, of extended attributes only `user.*`. *replaces*: a file where a directory
+    must be gives way to it, if it did not change since then (ns); a newer one may be of this restore.
     """
 
-    def __init__(self, root: Path, *, trusted: bool = True) -> None:
+    def __init__(self, root: Path, *, trusted: bool = True, replaces: int = 0) -> None:
         self.root = root
+        self._replaces = replaces
         self.rights = Rights(os.geteuid(), trusted)
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -128,17 +130,30 @@ class Target:
         try:
             return os.open(part, _WALK, dir_fd=fd)
         except FileNotFoundError:
-            # Closed to others until its own entry comes, which on a volume is behind its contents.
-            self._implicit.add(whole)
-            self._places.note(fd)
-            with contextlib.suppress(FileExistsError):  # another branch was faster
-                os.mkdir(part, 0o700, dir_fd=fd)
-                self._places.made(whole)
-            return os.open(part, _WALK, dir_fd=fd)
+            pass
         except NotADirectoryError:
-            what = os.fsdecode(b"/".join(whole))
-            reason = f"{what} in the target is a link or no directory, and is not followed"
-            raise OSError(errno.ENOTDIR, reason) from None
+            self._give_way(fd, part, whole)
+        # Closed to others until its own entry comes, which on a volume is behind its contents.
+        self._implicit.add(whole)
+        self._places.note(fd)
+        with contextlib.suppress(FileExistsError):  # another branch was faster
+            os.mkdir(part, 0o700, dir_fd=fd)
+            self._places.made(whole)
+        return os.open(part, _WALK, dir_fd=fd)
+
+    def _give_way(self, fd: int, part: bytes, whole: Parts) -> None:
+        """Take away the file that lies where a directory must be; without that what is in it would be lacking.
+
+        A link stays: somebody may have moved the directory, and it leads there. Raises `OSError`.
+        """
+        with contextlib.suppress(FileNotFoundError):  # another branch was faster
+            found = os.stat(part, dir_fd=fd, follow_symlinks=False)
+            if found.st_ctime_ns >= self._replaces or modes.S_ISLNK(found.st_mode):
+                what = os.fsdecode(b"/".join(whole))
+                reason = f"{what} in the target is a link or no directory, and is not followed"
+                raise OSError(errno.ENOTDIR, reason)
+            if not modes.S_ISDIR(found.st_mode):
+                os.unlink(part, dir_fd=fd)
 
     def existing(self, parts: Parts) -> os.stat_result | None:
         """What is there now (a link itself, not its target), or None. Raises `OSError`."""

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,28 @@ def test_an_empty_target_is_filled_whatever_the_policy(tmp_path: Path, config: C
     save(config, tree)
     bring_back(config, tmp_path / "out", replace=policy)
     assert_same(tree, below(tmp_path / "out", tree))
+
+
+@pytest.mark.parametrize("policy", list(Replace))
+def test_a_file_where_a_directory_was(tmp_path: Path, config: Config, tree: Path, policy: Replace) -> None:
+    """Replaced, it must not cost what was in the directory; kept, it is said what has no place. A link stays."""
+    rich_tree(tree / "sub" / "rich")
+    save(config, tree)
+    place = below(tmp_path / "out", tree)
+    place.mkdir(parents=True)
+    (place / "sub").write_text("a file by now")
+    time.sleep(0.02)  # what is newer than the clock's step before the restore may be of the restore itself
+    back = bring_back(config, tmp_path / "out", replace=policy)
+    if policy is Replace.ALWAYS:
+        assert (back.exit_status, back.errors) == (ExitStatus.DONE, ())
+        assert_same(tree, place)
+        shutil.rmtree(place / "sub")
+        (tmp_path / "moved").mkdir()
+        (place / "sub").symlink_to(tmp_path / "moved")
+        back = bring_back(config, tmp_path / "out", globs=(f"{tree}/sub/two",))
+        assert (place / "sub").is_symlink()
+    assert back.exit_status is ExitStatus.FAILED and f"{tree}/sub/two: " in "".join(back.errors)
+    assert not list((tmp_path / "moved").glob("*"))
 
 
 def test_never_keeps_the_mode_of_a_directory_that_is_there(tmp_path: Path, config: Config, tree: Path) -> None:
