@@ -3,14 +3,18 @@ descriptors."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from appliance.errors import MagbayError
+
+_LOOK = 0.5  # seconds between two looks whether a command is to be ended
 
 
 def run(
@@ -80,30 +84,36 @@ def _missing(program: str, what: str) -> MagbayError:
     return MagbayError(f"{what}: {program} is not installed", hint=f"Install the package that has {program}.")
 
 
-def shell(command: str, facts: Mapping[str, str], *, timeout: float) -> tuple[int | None, str]:
+def shell(
+    command: str, facts: Mapping[str, str], *, timeout: float, cancelled: Callable[[], bool] = lambda: False
+) -> tuple[int | None, str]:
     """Run *command* by /bin/sh with *facts* in its environment; gives its exit status and all that it printed.
 
-    The status is None when it did not end within *timeout* seconds; then it is killed with everything it started.
+    The status is None when it did not end within *timeout* seconds, or before *cancelled* said so; then it is killed
+    with everything it started. What has left its session by then, a daemon, stays and is not waited for.
     """
     environment = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME", "LANG") if name in os.environ}
     environment |= {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **facts}
+    deadline = time.monotonic() + timeout
     with subprocess.Popen(
         ["/bin/sh", "-c", command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
         env=environment,
         start_new_session=True,
     ) as process:
-        try:
-            output, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
+        while not cancelled() and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, _ = process.communicate(timeout=min(left, _LOOK))
+                return process.returncode, output.decode("utf-8", "replace")
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            return None, output
-        return process.returncode, output
+        try:
+            output, _ = process.communicate(timeout=_LOOK)
+        except subprocess.TimeoutExpired as error:  # somebody has its standard output still
+            output = error.output or b""
+        return None, output.decode("utf-8", "replace")
 
 
 def ours(module: str) -> list[str]:

@@ -39,6 +39,10 @@ class JobRunningError(MagbayError):
     """Another process runs the job."""
 
 
+class NotStartedError(MagbayError):
+    """A command before the job keeps it from starting."""
+
+
 def run(config: Config, request: BackupRequest, told: Callbacks) -> JobResult:
     """Run the job of the configuration that *request* names, or just the request.
 
@@ -85,16 +89,24 @@ def _saved_since(config: Config, request: BackupRequest, moment: float) -> bool:
 
 
 def _attempts(config: Config, request: BackupRequest, job: JobConfig, told: Callbacks) -> JobResult:
-    for attempt in range(1, job.retries + 2):
-        result = _once(config, request, job, told)
-        if attempt > job.retries or result.status is not JobStatus.FAILED or told.cancelled():
-            break
-        text = f"job {request.name} failed: attempt {attempt + 1} of {job.retries + 1} in {job.retry_pause} s"
-        told.log(text, {"JOB": str(result.job_id)})
-        told.status(text)
-        if not _pass(job.retry_pause, told):
-            break
-    return result
+    attempt = 1
+    while True:
+        result: JobResult | NotStartedError
+        try:
+            result = _once(config, request, job, told)
+            failed, fields = result.status is JobStatus.FAILED, {"JOB": str(result.job_id)}
+        except NotStartedError as error:
+            result, failed, fields = error, True, {}
+        if failed and attempt <= job.retries and not told.cancelled():
+            attempt += 1
+            text = f"job {request.name} failed: attempt {attempt} of {job.retries + 1} in {job.retry_pause} s"
+            told.log(text, fields)
+            told.status(text)
+            if _pass(job.retry_pause, told):
+                continue
+        if isinstance(result, NotStartedError):
+            raise result
+        return result
 
 
 def _pass(seconds: int, told: Callbacks) -> bool:
@@ -110,11 +122,14 @@ def _once(config: Config, request: BackupRequest, job: JobConfig, told: Callback
     facts = {"MAGBAY_JOB": request.name, "MAGBAY_LEVEL": request.level.word, "MAGBAY_POOL": request.pool}
     warnings = []
     for command in job.hooks.before:
-        trouble = _command(command, job, facts, told)
+        trouble = _command(command, job, facts, told, told.cancelled)
+        if told.cancelled():
+            _after(job, facts | {"MAGBAY_STATUS": JobStatus.CANCELLED.word}, told)
+            raise NotStartedError(f"job {request.name} was cancelled before it began", hint="Nothing was saved.")
         if trouble and job.hooks.failure is HookFailure.FAIL:
             _after(job, facts | {"MAGBAY_STATUS": "failed"}, told)
             hint = "The job was not started: look at the command, or set hooks.failure to warn."
-            raise MagbayError(f"job {request.name}: {trouble}", hint=hint)
+            raise NotStartedError(f"job {request.name}: {trouble}", hint=hint)
         warnings += [trouble] if trouble else []
     result = _backup(config, request, told)
     warnings += _after(job, facts | _facts(result), told)
@@ -137,15 +152,22 @@ def _facts(result: JobResult) -> dict[str, str]:
     }
 
 
-def _command(command: str, job: JobConfig, facts: dict[str, str], told: Callbacks) -> str:
-    """Run one command; gives what went wrong, in words, or nothing."""
+def _command(
+    command: str,
+    job: JobConfig,
+    facts: dict[str, str],
+    told: Callbacks,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> str:
+    """Run one command, until it ends or *cancelled*; gives what went wrong, in words, or nothing."""
     told.log(f"running {command}", {})
-    status, output = commands.shell(command, facts, timeout=job.hooks.timeout)
+    status, output = commands.shell(command, facts, timeout=job.hooks.timeout, cancelled=cancelled)
     for line in output.splitlines()[-20:]:
         told.log(f"  {line}", {})
     if status == 0:
         return ""
-    reason = f"did not end within {job.hooks.timeout} s" if status is None else f"ended with status {status}"
+    late = "was ended, since the job is cancelled" if cancelled() else f"did not end within {job.hooks.timeout} s"
+    reason = late if status is None else f"ended with status {status}"
     trouble = f"the command {command} {reason}"
     told.log(trouble, {"PRIORITY": _WARNING})
     return trouble

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,39 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path
     began = time.monotonic()
     status, output = commands.shell("echo begun; sleep 60 & sleep 60", {}, timeout=0.2)
     assert (status, output) == (None, "begun\n") and time.monotonic() - began < 30
+
+
+def test_a_command_that_leaves_a_daemon_behind_ends_with_its_time(tmp_path: Path) -> None:
+    """The daemon has its own session and the pipe; neither is waited for."""
+    found = commands.shell(f"setsid sleep 600 & echo $! > {tmp_path}/pid; echo begun", {}, timeout=0.2)
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, signal.SIGKILL)  # it is still there
+    assert found == (None, "begun\n")
+
+
+def test_a_cancelled_job_does_not_wait_for_its_commands(tmp_path: Path) -> None:
+    before = f"before: ['touch {tmp_path}/begun; sleep 600 & sleep 600', 'touch {tmp_path}/never']"
+    after = f"after: ['echo $MAGBAY_STATUS > {tmp_path}/after']"
+    config = configured(tmp_path, f"    retries: 3\n    hooks: {{{before}, timeout: 1h, failure: warn, {after}}}\n")
+    told = Told()
+    callbacks = replace(told.callbacks, cancelled=(tmp_path / "begun").exists)
+    with pytest.raises(MagbayError, match="job home was cancelled before it began"):
+        runner.run(config, backup.request_for(config, ["home"]), callbacks)
+    assert (tmp_path / "after").read_text() == "cancelled\n" and told.paused == 0
+    assert not (tmp_path / "never").exists() and not (tmp_path / "state" / "catalog.db").exists()
+
+
+def test_a_command_that_fails_at_first_has_further_attempts(tmp_path: Path) -> None:
+    before = f"before: ['test -e {tmp_path}/second || ! touch {tmp_path}/second']"
+    config = configured(tmp_path, f"    retries: 1\n    retry_pause: 5m\n    hooks: {{{before}}}\n")
+    told = Told()
+    assert (run(config, told).status, told.paused) == (JobStatus.DONE, 300)
+    assert "job home failed: attempt 2 of 2 in 300 s" in told.status
+    config = configured(tmp_path, "    retries: 2\n    retry_pause: 1m\n    hooks: {before: ['false']}\n")
+    told = Told()
+    with pytest.raises(MagbayError, match="the command false ended with status 1"):
+        run(config, told)
+    assert told.paused == 120
 
 
 def test_further_attempts(tmp_path: Path) -> None:
