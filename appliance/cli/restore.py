@@ -114,7 +114,7 @@ def _look_at_bootstrap(args: argparse.Namespace, request: bootstrap.BootstrapReq
 def _show(found: preview.Preview, names: list[str] | None, out: Output) -> ExitStatus:
     document = {
         "dry_run": True,
-        "status": "away" if found.away else "here",
+        "status": "gone" if found.gone else "away" if found.away else "here",
         "jobs": list(found.jobs),
         "files": found.files,
         "bytes": found.bytes,
@@ -129,9 +129,16 @@ def _show(found: preview.Preview, names: list[str] | None, out: Output) -> ExitS
         out.line(f"would restore {found.files} files, {human_bytes(found.bytes or 0)}, of job {jobs}")
     if found.away:
         out.warn(f"magbay: to plug in: {', '.join(found.away)}")
+    if found.gone:
+        out.warn(f"magbay: what is on volumes that are gone cannot be restored: {', '.join(found.gone)}")
+        out.warn("        'magbay volume scan --all' finds one that lies on another magazine.")
+        return ExitStatus.FAILED
+    if found.away:
         return ExitStatus.AWAY
     return ExitStatus.DONE
 
 
 def _presence(one: preview.Needed) -> str:
+    if one.gone:
+        return "its file is gone"
     return "here" if one.here else "not here"

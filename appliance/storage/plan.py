@@ -136,8 +136,8 @@ def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before:
         job = catalog.job(job_id)
         if job.status is JobStatus.PURGED:
             raise NotFoundError(
-                f"job {job_id} is beyond its retention, and a volume of it was written anew",
-                hint="'magbay jobs' lists what there is.",
+                f"job {job_id} is beyond its retention: its files are forgotten",
+                hint="'magbay volume scan' brings back what was not written over; 'magbay jobs' lists what there is.",
             )
         return job
     for job in catalog.jobs(name=latest):

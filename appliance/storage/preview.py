@@ -23,12 +23,16 @@ _WITH_DATA = {FileType.REGULAR, FileType.PLUGIN, FileType.RAW, FileType.FIFO}
 
 @dataclass(frozen=True)
 class Needed:
-    """A volume that must be read. *magazine* is empty when not known. *bytes* to read of it, 0 when not known."""
+    """A volume that must be read. *magazine* is empty when not known. *bytes* to read of it, 0 when not known.
+
+    *gone*: the magazine is here, and the volume's file is not on it.
+    """
 
     volume: str
     magazine: str
     here: bool
     bytes: int
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Preview:
         """The magazines to plug in, in the order in which they are needed."""
         return tuple(dict.fromkeys(one.magazine or "(unknown)" for one in self.volumes if not one.here))
 
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """The volumes that nobody can plug in."""
+        return tuple(one.volume for one in self.volumes if one.gone)
+
     def magazines(self) -> list[dict[str, object]]:
         """The plug list for JSON: each magazine with its volumes."""
         found: dict[str, list[Needed]] = {}
@@ -54,7 +63,7 @@ class Preview:
             {
                 "magazine": name,
                 "here": all(one.here for one in mine),
-                "volumes": [{"volume": one.volume, "bytes": one.bytes} for one in mine],
+                "volumes": [{"volume": one.volume, "bytes": one.bytes, "gone": one.gone} for one in mine],
             }
             for name, mine in found.items()
         ]
@@ -74,7 +83,7 @@ class _Count:
 def of_job(config: Config, request: RestoreRequest, seen: Callable[[SavedFile], None]) -> Preview:
     """What `restore.run` would do; *seen* is told each file. Raises `NotFoundError`, `CatalogError`."""
     count = _Count(seen)
-    here = {magazine.identity for magazine in attached.known(config) if reachable(magazine)}
+    here = {magazine.identity: magazine.path for magazine in attached.known(config) if reachable(magazine)}
     with Catalog.of(config) as catalog:
         catalog.recover()
         job = chosen_job(catalog, request.job, request.latest, request.before)
@@ -84,7 +93,9 @@ def of_job(config: Config, request: RestoreRequest, seen: Callable[[SavedFile], 
             for media, runs in runs_for(catalog, item.job, wanted=item):
                 size = sum(run.end - run.start + 1 for run in runs)
                 before = sizes[media.name].bytes if media.name in sizes else 0
-                sizes[media.name] = Needed(media.name, media.magazine, media.identity in here, before + size)
+                place = here.get(media.identity)
+                gone = place is not None and not (place / media.name).exists()
+                sizes[media.name] = Needed(media.name, media.magazine, media.identity in here, before + size, gone)
     jobs = tuple(one.job.job_id for one in wanted) or (job.job_id,)
     return Preview(jobs, sum(one.count for one in wanted), count.bytes, tuple(sizes.values()))
 

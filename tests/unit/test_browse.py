@@ -124,6 +124,9 @@ def test_forgetting_leaves_volumes_alone(tmp_path: Path, tree: Path) -> None:
             old.job_id: JobStatus.PURGED, new.job_id: JobStatus.DONE
         }  # fmt: skip
         assert not list(saved_files.of_job(catalog, old.job_id)) and not expiry.prune(catalog, config)
+    told = magbay(tmp_path, "restore", "--job", str(old.job_id), "--to", f"{tmp_path}/old")
+    assert told.status == ExitStatus.NOT_FOUND and "its files are forgotten" in told.stderr
+    assert "written anew" not in told.stderr and "'magbay volume scan' brings back" in told.stderr
     assert bring_back(config, tmp_path / "out").exit_status is ExitStatus.DONE
     assert_same(tree, below(tmp_path / "out", tree))
 

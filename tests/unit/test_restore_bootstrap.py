@@ -259,6 +259,12 @@ def test_a_preview_names_files_volumes_and_magazines(tmp_path: Path) -> None:
     assert 0 < len(some["magazines"][0]["volumes"]) < len(saved.volumes) and "paths" not in some
     told = magbay(tmp_path, "restore", "--list", "--file", "pas*").stdout
     assert f"{tree}/past\n" in told and "would restore 1 files, 3 B" in told and "m1" in told
+    (tmp_path / "m1" / saved.volumes[1]).rename(tmp_path / "kept")
+    done = magbay(tmp_path, "restore", "--dry-run")
+    assert done.status == 1 and f"cannot be restored: {saved.volumes[1]}\n" in done.stderr
+    assert f"volume {saved.volumes[1]} on magazine m1" in done.stdout and "its file is gone" in done.stdout
+    found = magbay(tmp_path, "restore", "--dry-run", json_output=True).document
+    assert found["status"] == "gone" and [one["gone"] for one in found["magazines"][0]["volumes"]].count(True) == 1
     (tmp_path / "m1").rename(tmp_path / "shelf")
     done = magbay(tmp_path, "restore", "--dry-run")
     assert done.status == 75 and "to plug in: m1" in done.stderr and "not here" in done.stdout
