@@ -24,12 +24,14 @@ from appliance.storage.settling import Settled, settle
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.errors import VolumeError
+from appliance.volumes.events import Event
 from appliance.volumes.labels import VolumeLabel
 from appliance.volumes.reader import Block, Damage, VolumeReader
 from appliance.volumes.sessions import SessionReader
 
 _ELSEWHERE = "Copy it onto a magazine, or name its directory under 'magazines' in the configuration."
 _INSIDE = "Name the volumes, or the directory that they are in; directories below it are not searched."
+_MOST_DAMAGE = 10_000  # damaged places of a volume that are kept
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,7 @@ class _Scan:
         self._cancelled = cancelled
         # Of jobs that the catalog did not have whole: what it had when the scan began.
         self._touched: dict[SessionIds, Known | None] = {}
+        self._not_kept = 0
         # Files whose attributes are cut by the end of a volume: first parts, last parts.
         self._cut: dict[SessionIds, tuple[set[int], set[int]]] = {}
 
@@ -314,15 +317,18 @@ class _Scan:
             self._tell(session, path.name)
         self._result.errors += [f"{path}: {clash}" for clash in book.clashes]
         self._result.errors += [str(damage) for damage in damages]
+        if self._not_kept:
+            self._result.errors.append(f"{path}: {self._not_kept} more damaged places, which are not listed")
         if media and not dry:
             found = volume_rows.Found(label, book, damages, size)
             volume_rows.finish(self._catalog, self._config, media, found)
 
     def _events(self, volume: VolumeReader, book: VolumeBook, start: int) -> list[Damage] | None:
-        """Read it; gives its damage, None when the scan was cancelled."""
+        """Read it; gives its damage (the rest is counted), None when the scan was cancelled."""
         sessions = SessionReader(loose=True)
         sessions.begin_volume(volume.name)
         damages: list[Damage] = []
+        self._not_kept = 0
         for item in volume.blocks(start):
             if self._cancelled():
                 return None
@@ -332,15 +338,21 @@ class _Scan:
             else:
                 events = sessions.damage(item)
             for event in events:
-                if isinstance(event, Damage):
-                    damages.append(event)
+                self._keep(event, damages)
                 book.take(event)
             self._progress(len(item.data) if isinstance(item, Block) else item.length)
         for event in sessions.finish():
             book.take(event)
-            if isinstance(event, Damage):
-                damages.append(event)
+            self._keep(event, damages)
         return damages
+
+    def _keep(self, event: Event, damages: list[Damage]) -> None:
+        if not isinstance(event, Damage):
+            return
+        if len(damages) < _MOST_DAMAGE:
+            damages.append(event)
+        else:
+            self._not_kept += 1
 
     def _tell(self, session: Session, volume: str) -> None:
         ids = session.ids

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from appliance.config.schema import Config
+from appliance.storage import scanning
 from appliance.storage.extract import Extractor
 from appliance.storage.outcome import Summary
 from appliance.storage.targets import LimitError
@@ -24,7 +26,7 @@ from appliance.volumes.reading import read_volumes
 from appliance.volumes.streams import Stream
 from appliance.volumes.verify import ContentCheck
 from tests.unit.test_cli_volume import run
-from tests.unit.volume_builder import Job, label_of, one_job, volume
+from tests.unit.volume_builder import IDS, Job, label_of, one_job, volume
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give away")
 
@@ -262,4 +264,23 @@ def test_damage_without_end_is_counted_and_not_kept(
     found = json.loads(capsys.readouterr().out)
     assert len(found["damage" if what == "labels" else "partial"]) == 10_000
     assert found["not_kept"] == count - 10_000
+    assert held < 25 * MIB
+
+
+def test_a_scan_of_a_volume_that_is_damaged_everywhere(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "m1").mkdir()
+    broken = RECORD_HEADER.pack(-4, 1, 0) * 100_000
+    job = Job(ids=IDS)
+    job.file(b"/good", b"good")
+    volume(tmp_path / "m1" / "broken", block_of(broken), *job.end())
+    results: list[scanning.ScanResult] = []
+
+    def scan() -> None:
+        request = scanning.ScanRequest(magazine="m1")
+        results.append(scanning.run(config, request, log=lambda text, fields: None))
+
+    held = peak(scan)
+    (result,) = results
+    assert len(result.errors) == 10_001 and "90000 more damaged places" in result.errors[-1]
+    assert result.jobs[IDS].status == "done"
     assert held < 25 * MIB
