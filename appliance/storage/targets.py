@@ -254,8 +254,12 @@ class Target:
         if fd is not None:
             return self._set(fd, os.fstat(fd), stat, acls, xattrs)
         with self._held(parts) as held:
+            found = os.fstat(held)
+            # Somebody may have put a file of ours, or another name of one, in the place of a pipe.
+            if modes.S_ISREG(found.st_mode) and modes.S_IFMT(stat.mode) not in (0, modes.S_IFREG):
+                raise OSError(errno.EBUSY, "somebody else put a file in its place")
             # Leads to the thing itself, also where that is a link.
-            return self._set(b"/proc/self/fd/%d" % held, os.fstat(held), stat, acls, xattrs)
+            return self._set(b"/proc/self/fd/%d" % held, found, stat, acls, xattrs)
 
     def _set(
         self,

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.storage.extract import Extractor
 from appliance.storage.setting import Setting
+from appliance.storage.targets import Target
 from appliance.volumes.attributes import FileType
 from appliance.volumes.reading import read_volumes
 from appliance.volumes.streams import Stream
@@ -69,6 +70,24 @@ def test_attributes_go_to_what_was_looked_at(
     assert stat.S_IMODE(found.st_mode) == (0o666 if fill is pipe else 0o777)
     if os.geteuid() == 0:
         assert found.st_uid == 4711 and not summary.failed
+
+
+def test_a_file_that_is_put_in_the_place_of_a_pipe_keeps_its_owner_and_mode(
+    tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns a directory may rename in it what belongs to others."""
+    before = facts(victim)
+    place = tmp_path / "out" / "d" / "thing"
+    really = Target.create_node
+
+    def early(self: Target, *words: Any) -> None:
+        really(self, *words)
+        victim.rename(place)
+
+    monkeypatch.setattr(Target, "create_node", early)
+    summary = Extractor(tmp_path / "out").run(read_volumes([one_job(tmp_path / "volume", pipe)]))
+    assert facts(place) == before
+    assert summary.failed == 1 and "somebody else put a file in its place" in summary.errors[0]
 
 
 def test_a_directory_on_the_way_that_becomes_a_link(
