@@ -84,7 +84,7 @@ def run_restore(args: argparse.Namespace, out: Output) -> ExitStatus:
 def _tell(result: restore.RestoreResult, out: Output) -> None:
     out.document(result.document())
     warn_of(out, result.warnings, result.errors)
-    if result.exit_status is ExitStatus.FAILED:
+    if result.exit_status is ExitStatus.FAILED and not result.cancelled:
         out.warn("        What is not named above is restored; 'magbay jobs' lists other jobs to take the rest from.")
     told = f"{result.files} files, {human_bytes(result.bytes)} restored to {result.to}"
     left = f", {result.skipped} that were there left as they are" if result.skipped else ""

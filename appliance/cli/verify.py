@@ -81,6 +81,7 @@ def run_verify(args: argparse.Namespace, out: Output) -> ExitStatus:
     with heard_or_not():
         out.document(result.document())
         _troubles(out, result.warnings, result.errors, result.error_count)
+        _cancelled(out, told=result.cancelled)
         out.line(
             f"{len(result.jobs)} jobs, {result.files} files, {human_bytes(result.bytes)} compared, "
             f"{result.error_count} errors"
@@ -101,6 +102,7 @@ def _disk(args: argparse.Namespace, out: Output) -> ExitStatus:
         for kind, paths in (("new", result.new), ("missing", result.missing)):
             for path in paths:
                 out.line(f"{kind:<8} {one_line(path)}")
+        _cancelled(out, told=result.cancelled)
         counts = ", ".join(f"{count} {kind}" for kind, count in result.counts.items())
         out.line(f"job {result.job_id}: {result.files} files, {human_bytes(result.bytes)} compared: {counts}")
     return result.exit_status
@@ -124,6 +126,11 @@ def _magazine(args: argparse.Namespace, out: Output) -> ExitStatus:
         more = f" so far; interrupted, goes on at {place}" if result.interrupted else ""
         out.line(f"magazine {args.magazine}: {told}{more}")
     return result.exit_status
+
+
+def _cancelled(out: Output, *, told: bool) -> None:
+    if told:
+        out.warn("magbay: the verification was cancelled: not all was compared")
 
 
 def _troubles(out: Output, warnings: list[str], errors: list[str], count: int) -> None:

@@ -94,6 +94,7 @@ def run(
         started(sum(part.size for _, parts in work for part in parts))
         for job, parts in work:
             if cancelled():
+                result.cancelled = True
                 break
             with readers.reading(part.path for part in parts):
                 if catalog.job(job.job_id).status is JobStatus.PURGED:
@@ -102,11 +103,12 @@ def run(
                 before = result.error_count
                 check = _Check(catalog, job, parts, result, keys)
                 with announced_job(config.run_dir, job.job_id, "verify"):
-                    check.run(progress, cancelled)
+                    result.cancelled = not check.run(progress, cancelled)
+            if result.cancelled:
+                break
             told = "good" if result.error_count == before else f"{result.error_count - before} errors"
             told += "" if check.whole else ", of what lies here"
             log(f"job {job.job_id} ({job.name}): {told}", {"JOB": str(job.job_id)})
-    result.cancelled = cancelled()
     return result
 
 
@@ -159,18 +161,20 @@ class _Check:
                 expected.add(saved)
         return expected
 
-    def run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
+    def run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> bool:
+        """False when it was cancelled before its end: nothing can be said of the job."""
         with contextlib.closing(self._rows):
-            self._run(progress, cancelled)
+            return self._run(progress, cancelled)
 
-    def _run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
+    def _run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> bool:
         for event in JobReader(self._job, progress, self._keys).events(self._parts):
             if cancelled():
-                return
+                return False
             self._take(event)
         for index in self._expected.missing():
             self._error(f"{self._name(index)} is not on its volumes")
         self._result.warnings += unread_lines(self._unread)
+        return True
 
     def _name(self, index: int) -> str:
         saved = saved_files.one(self._catalog, self._job.job_id, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,10 +12,12 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 
 import pytest
 
+from appliance.cli import running
 from appliance.cli.main import main
 from appliance.cli.output import Output, Progress
 from appliance.cli.running import stoppable
@@ -251,3 +254,20 @@ def test_the_agent_is_asked_to_eject_before_the_configuration_is_read(place: Pat
         done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=ROOT)
         assert (done.returncode, done.stdout) == (1, told), done.stderr
         assert "plain directory" in done.stderr, "what the command finds out says more than the agent"
+
+
+def test_what_was_cancelled_is_not_said_to_be_good_or_restored(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "data" / "large").write_bytes(os.urandom(3_000_000))
+    assert magbay(place, "backup", str(place / "data")).status == 0
+    for words in (["verify"], ["verify", "--disk"], ["restore", "--to", f"{place}/out"]):
+        for looks in (0, 1, 2):
+            counted = iter(range(looks))
+            asked = threading.Event()
+            asked.is_set = lambda counted=counted: next(counted, None) is None  # type: ignore[method-assign]
+            monkeypatch.setattr(running, "stoppable", lambda asked=asked: contextlib.nullcontext(asked))
+            assert main(["--config", f"{place}/magbay.yaml", *words]) == 1, (words, looks)
+            told = capsys.readouterr()
+            assert "cancelled" in told.err, (words, looks)
+            assert "good" not in told.out and "is restored" not in told.err, (words, looks)
