@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from appliance.storage import clashing
 from appliance.storage.catalog import Catalog, next_job_id
 from appliance.storage.database import Database
 from appliance.storage.digests import digest_text, link_digest
@@ -33,6 +34,7 @@ _LEVELS = {
 _MOST = 10**9
 _MOST_BYTES = 1 << 48
 _MOST_CUT = 1000
+_GOES_ON = "a job that goes on here"
 UNKNOWN = "unknown"  # name of a job whose labels were not found yet
 
 
@@ -85,6 +87,7 @@ class Session:
     rows: FileWriter | None = None
     digest: str = ""
     known: Known | None = None
+    doubtful: Job | None = None  # the job of these ids, which the catalog has without this volume
     # FileIndexes of attributes that a volume's end cuts: where their first part, their last part was found here.
     cut_heads: set[int] = field(default_factory=set)
     cut_tails: set[int] = field(default_factory=set)
@@ -93,8 +96,14 @@ class Session:
 class VolumeBook:
     """Takes the blocks and events of one volume. With *dry* nothing is written."""
 
-    def __init__(self, catalog: Catalog, media: Media | None, start: int, *, ours: bool, dry: bool) -> None:
-        """*media*: its row; may be None in a dry run. *start*: where reading began. *ours*: magbay labelled it."""
+    def __init__(
+        self, catalog: Catalog, media: Media | None, start: int, foreign: set[SessionIds], *, ours: bool, dry: bool
+    ) -> None:
+        """*media*: its row; may be None in a dry run. *start*: where reading began. *ours*: magbay labelled it.
+
+        *foreign*: sessions that were left out on other volumes; those of this one are added.
+        """
+        self._foreign = foreign
         self.sessions: dict[SessionIds, Session] = {}
         self.seen: set[SessionIds] = set()  # of all blocks, that of the label too
         self.end = 0  # behind the last good block
@@ -159,7 +168,7 @@ class VolumeBook:
 
     def _session_start(self, event: SessionStart) -> None:
         session = self._session(event.ids)
-        if event.label and self._clashes(session, event.label):
+        if self._clashes(session, event.label):
             return
         if event.label:
             session.label, session.name = event.label, event.label.job_name
@@ -170,20 +179,40 @@ class VolumeBook:
             _enter_job(db, session)
             if event.label:
                 _note_start(db, session, event.label)
-        session.rows = FileWriter(self._catalog, session.job_id, again=True)
+        if not session.doubtful:  # of that one every file is known
+            session.rows = FileWriter(self._catalog, session.job_id, again=True)
 
-    def _clashes(self, session: Session, label: SessionLabel) -> bool:
-        """Whether the ids are those of another job: two machines gave out the same ones. Such a session is left out."""
+    def _clashes(self, session: Session, label: SessionLabel | None) -> bool:
+        """Whether the ids are those of another job: two machines gave out the same ones. Such a session is left out.
+
+        Where it only goes on here, without a label of its own, that shows later: it is *doubtful* until then.
+        """
         job = self._catalog.job(session.job_id) if session.job_id else None
         if job is None or job.name == UNKNOWN:
+            return False
+        if label is None:
+            known = clashing.is_settled(self._catalog, job, self._media.media_id if self._media else None)
+            session.doubtful = job if known and not session.whole else None
             return False
         clients = {job.client, text_of(label.client)} - {""}
         if job.name == text_of(label.job_name) and len(clients) < 2:
             return False
-        told = f"job {label.job} has the session ids {session.ids} of job {job.job_id} {job.name}; it is not entered"
-        self.clashes.append(told)
-        session.whole = True
+        self._leave_out(session, job, f"job {label.job}")
         return True
+
+    def _leave_out(self, session: Session, job: Job, what: str) -> None:
+        told = f"{what} has the session ids {session.ids} of job {job.job_id} {job.name}; it is not entered"
+        self.clashes.append(told)
+        session.whole, session.doubtful = True, None
+        self._foreign.add(session.ids)
+
+    def _judge(self, session: Session) -> None:
+        """No file that began here spoke against a doubtful session: whether its stretch may be one of the job."""
+        job = session.doubtful
+        if job and session.spans:
+            first, last = session.spans[0].first, session.spans[-1].last
+            if session.ids in self._foreign or not clashing.is_between(self._catalog, job, first, last):
+                self._leave_out(session, job, _GOES_ON)
 
     def _session_end(self, event: SessionEnd) -> None:
         session = self._session(event.ids)
@@ -200,6 +229,8 @@ class VolumeBook:
 
     def _file_start(self, event: FileStart) -> None:
         session = self._session(event.entry.ids)
+        if session.doubtful and not clashing.is_of(self._catalog, session.doubtful, event.entry):
+            self._leave_out(session, session.doubtful, _GOES_ON)
         session.digest = ""
         saved = event.entry.attributes
         stream = saved.stat.data_stream & TYPE_MASK
@@ -239,6 +270,7 @@ class VolumeBook:
         """The volume was read to its end: enter where its jobs are on it, and whose sessions they are."""
         for session in self.sessions.values():
             _end_span(session)
+            self._judge(session)
         if self._media is None or self._dry:
             return
         with self._catalog.transaction() as db:

@@ -217,6 +217,7 @@ class _Scan:
         self._not_kept = 0
         # Files whose attributes are cut by the end of a volume: first parts, last parts.
         self._cut: dict[SessionIds, tuple[set[int], set[int]]] = {}
+        self._foreign: set[SessionIds] = set()
 
     def volume(self, path: Path, label: VolumeLabel | None) -> None:
         """Enter one volume. Raises `MagbayError`, `OSError`."""
@@ -306,7 +307,7 @@ class _Scan:
             if start and not volume.is_block(start):
                 start = 0
             self._progress(start)
-            book = VolumeBook(self._catalog, media, start, ours=ours, dry=dry)
+            book = VolumeBook(self._catalog, media, start, self._foreign, ours=ours, dry=dry)
             damages = self._events(volume, book, start)
             size = volume.size
         if damages is None:

@@ -60,7 +60,8 @@ def finish(catalog: Catalog, config: Config | None, media: Media, found: Found) 
     last = max([first, *begun, *ended, media.last_written], default=0)
     end = found.book.end or media.bytes
     status = media.status
-    if found.damages and not found.torn:
+    if found.book.clashes or (found.damages and not found.torn):
+        # What is not entered is nobody's to expire: on such a volume nothing is written anew either.
         status = VolumeStatus.ERROR
     elif not media.bytes or status is VolumeStatus.ERROR:
         status = _usable(config, found.label, end)

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,73 @@ def test_magazines_of_another_machine_get_other_numbers(tmp_path: Path, config: 
     for latest, content in (("here", b"here"), ("there", change_to)):
         assert bring_back(config, tmp_path / latest, latest=latest).exit_status is ExitStatus.DONE
         assert below(tmp_path / latest, data).read_bytes() == content
+
+
+def test_a_volume_with_a_job_that_is_not_entered_is_never_written_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines whose timers start their first job in the same second give it the same session ids."""
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    pool = "maximum_volume_bytes: 100000, maximum_volumes: 2, retention: 3650d"
+    config = configuration(tmp_path, pool)
+    data = tmp_path / "data"
+    data.write_bytes(os.urandom(90_000))
+    save(config, data, name="here")
+    (tmp_path / "elsewhere").mkdir()
+    other = configuration(tmp_path / "elsewhere", magazines="magazines:\n  - {name: far, directory: far}\n")
+    data.write_bytes(os.urandom(200_000))
+    save(other, data, name="theirs")
+    (tmp_path / "m2").mkdir(exist_ok=True)
+    far = tmp_path / "m2" / "far-0001"
+    shutil.copy(volume(other, "far-0001"), far)
+    before = far.read_bytes()
+    for _ in range(2):
+        result = scan(config, magazine="m2")
+        assert result.exit_status is ExitStatus.FAILED and "theirs" in result.errors[0]
+        with Catalog.of(config) as catalog:
+            assert catalog.media(name="far-0001")[0].status is VolumeStatus.ERROR
+    monkeypatch.setattr("time.time", now)
+    assert save(config, data, name="more").exit_status is ExitStatus.FAILED  # there is no room that is nobody's
+    assert far.read_bytes() == before
+    assert magbay(tmp_path, "volume", "extract", str(far), "--to", f"{tmp_path}/out").status == 0
+    assert below(tmp_path / "out", data).read_bytes() == data.read_bytes()
+
+
+def test_a_job_of_another_machine_is_not_mixed_with_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what lies on volumes that it only goes on on, where no label says whose it is."""
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    data = tmp_path / "data"
+    data.mkdir()
+    config, magazines = (
+        configuration(tmp_path, "maximum_volume_bytes: 100000"),
+        "magazines: [{name: far, directory: far}]\n",
+    )
+    (data / "ours").write_bytes(os.urandom(150_000))
+    ours = save(config, data, name="ours")
+    data = tmp_path / "elsewhere" / "data"
+    data.mkdir(parents=True)
+    other = configuration(tmp_path / "elsewhere", "maximum_volume_bytes: 100000", magazines)
+    (data / "long").write_bytes(os.urandom(350_000))
+    for number in range(8):
+        (data / f"{number}").write_bytes(os.urandom(60_000))
+    names = save(other, data, name="theirs").volumes
+    monkeypatch.setattr("time.time", now)
+    (tmp_path / "m2").mkdir(exist_ok=True)
+    for name in names:
+        shutil.copy(volume(other, name), tmp_path / "m2" / name)
+    before = rows(config)
+    result = scan(config, magazine="m2")
+    assert result.exit_status is ExitStatus.FAILED and len(result.errors) == len(names) > 3
+    assert all(f"of job {ours.job_id} ours; it is not entered" in error for error in result.errors)
+    after = rows(config)
+    assert (after["jobs"], after["files"]) == (before["jobs"], before["files"])
+    with Catalog.of(config) as catalog:
+        assert {catalog.media(name=name)[0].status for name in names} == {VolumeStatus.ERROR}
+    back = bring_back(config, tmp_path / "out", latest="ours")
+    assert back.exit_status is ExitStatus.DONE and back.files == ours.files == 2
+    assert scan(config, magazine="m1").exit_status is ExitStatus.DONE and rows(config)["files"] == before["files"]
 
 
 def test_what_cannot_be_scanned_is_said(tmp_path: Path, config: Config) -> None:
