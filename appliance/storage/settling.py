@@ -6,6 +6,7 @@ lost by damage that was told; until then it is a failed one, of which `restore -
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterable, Sequence
@@ -211,18 +212,24 @@ def _find_bases(db: Database, job_id: int) -> None:
     """
     like = db.execute("SELECT Name, FileSetMD5, Client FROM Job WHERE JobId=?", (job_id,)).fetchone()
     query = (
-        "SELECT Job.JobId, Level, JobStatus, coalesce(Ended, ''), Scanned.JobId IS NOT NULL FROM Job LEFT JOIN Scanned "
-        "ON Scanned.JobId=Job.JobId WHERE Name=? AND FileSetMD5=? AND (Client=? OR Client='') AND Type='B' "
-        "ORDER BY Started, Job.JobId"
+        "SELECT Job.JobId, Level, JobStatus, coalesce(Ended, ''), Scanned.JobId IS NOT NULL, BaseJobId FROM Job "
+        "LEFT JOIN Scanned ON Scanned.JobId=Job.JobId WHERE Name=? AND FileSetMD5=? AND (Client=? OR Client='') "
+        "AND Type='B' ORDER BY Started, Job.JobId"
     )
     full: int | None = None
     newest: int | None = None
-    for found, level, status, ended, scanned in list(db.execute(query, like)):
+    for found, level, status, ended, scanned, before in list(db.execute(query, like)):
         base = None if level == Level.FULL.value else full if level == Level.DIFFERENTIAL.value else newest
-        if scanned:
+        if scanned and base != before:  # of thousands of jobs most stay as they are, each time that one comes
             db.execute("UPDATE Job SET BaseJobId=? WHERE JobId=?", (base, found))
         # By what its end says: of a full backup that is not whole, too, the rest is better than nothing.
-        counts = JobStatus(status) if status == JobStatus.PURGED.value else _STATUS.get(ended, JobStatus(status))
-        if counts.good:
+        if _counts(status, ended):
             newest = found
             full = found if level == Level.FULL.value else full
+
+
+@functools.lru_cache
+def _counts(status: str, ended: str) -> bool:
+    if status == JobStatus.PURGED.value:
+        return JobStatus(status).good
+    return _STATUS.get(ended, JobStatus(status)).good

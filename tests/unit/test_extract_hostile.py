@@ -17,6 +17,7 @@ import pytest
 
 from appliance.config.schema import Config
 from appliance.storage import scanning
+from appliance.storage.database import SQLite
 from appliance.storage.extract import Extractor
 from appliance.storage.outcome import Summary
 from appliance.storage.targets import LimitError
@@ -284,3 +285,21 @@ def test_a_scan_of_a_volume_that_is_damaged_everywhere(tmp_path: Path, config: C
     assert len(result.errors) == 10_001 and "90000 more damaged places" in result.errors[-1]
     assert result.jobs[IDS].status == "done"
     assert held < 25 * MIB
+
+
+def test_a_scan_of_many_jobs_changes_few_rows(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job was entered anew whenever another one of its name came."""
+    (tmp_path / "m1").mkdir()
+    jobs = [Job(ids=IDS._replace(session_id=number), job_id=number) for number in range(1, 61)]
+    volume(tmp_path / "m1" / "many", *(block for job in jobs for block in job.end()))
+    changes: list[str] = []
+    really = SQLite.execute
+
+    def execute(self: SQLite, query: str, *more: Any) -> Any:
+        changes.extend([query] if "SET BaseJobId" in query else [])
+        return really(self, query, *more)
+
+    monkeypatch.setattr(SQLite, "execute", execute)
+    request = scanning.ScanRequest(magazine="m1")
+    assert len(scanning.run(config, request, log=lambda text, fields: None).jobs) == 60
+    assert len(changes) <= 2 * 60
