@@ -78,8 +78,9 @@ class BackupRequest:
         return self.fileset or FilesetConfig(self.paths, self.exclude)
 
     def tops(self) -> list[bytes]:
-        """The absolute names to walk. Raises `NotFoundError`."""
-        return tops(self.rules.paths, one_file_system=self.rules.one_file_system)
+        """The absolute names to walk. Raises `NotFoundError`: for somebody's words one that is missing is enough, a
+        job of the configuration saves the others."""
+        return tops(self.rules.paths, one_file_system=self.rules.one_file_system, all_there=self.job is None)
 
 
 @dataclass(frozen=True)

@@ -46,21 +46,25 @@ class Found(NamedTuple):
     descriptor: int = -1  # of a directory that was walked
 
 
-def tops(paths: Sequence[Path], *, one_file_system: bool = True) -> list[bytes]:
+def tops(paths: Sequence[Path], *, one_file_system: bool = True, all_there: bool = True) -> list[bytes]:
     """The paths as absolute names, without those that walking another one finds anyway.
 
-    Raises `NotFoundError` for one that does not exist.
+    Raises `NotFoundError` for the first one that does not exist; with *all_there* False only when none exists.
     """
-    found: dict[bytes, os.stat_result] = {}
-    for path in paths:
-        name = _absolute(path)
+    found: dict[bytes, os.stat_result | None] = {}
+    missing: list[tuple[bytes, OSError]] = []
+    for name in map(_absolute, paths):
         try:
             found[name] = os.lstat(name)
         except OSError as error:
-            raise NotFoundError(
-                f"{os.fsdecode(name)} cannot be saved: {error.strerror}", hint="Look at the spelling of the path."
-            ) from None
-    devices = {name: status.st_dev if one_file_system else None for name, status in found.items()}
+            found[name] = None
+            missing.append((name, error))
+    if missing and (all_there or len(missing) == len(found)):
+        name, trouble = missing[0]
+        raise NotFoundError(
+            f"{os.fsdecode(name)} cannot be saved: {trouble.strerror}", hint="Look at the spelling of the path."
+        )
+    devices = {name: status.st_dev if one_file_system and status else None for name, status in found.items()}
     return [name for name in found if not any(_walked(name, other, devices[other]) for other in found)]
 
 
@@ -86,6 +90,8 @@ def _walked(name: bytes, other: bytes, device: int | None) -> bool:
                 return False
             at = name.find(b"/", at + 1)
         return device in (None, os.lstat(name).st_dev)
+    except FileNotFoundError:
+        return True  # walking comes to where it would be, or the other one is missing as well
     except OSError:
         return False
 
@@ -125,7 +131,8 @@ class Walker:
         try:
             status = os.lstat(top)
         except OSError as error:
-            self._trouble(top, error)
+            # Without the number: what somebody named is more likely not mounted than deleted.
+            self._trouble(top, OSError(0, error.strerror))
             return
         found = Found(top, top, -1, status)
         if not modes.S_ISDIR(status.st_mode):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.loader import load
 from appliance.config.schema import Config
-from appliance.errors import ExitStatus
-from appliance.storage import accurate, verify
+from appliance.errors import ExitStatus, NotFoundError
+from appliance.storage import accurate, backup, verify
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, Level
 from appliance.volumes.attributes import FileType
@@ -148,3 +149,39 @@ def _change(tree: Path, dice: random.Random) -> None:
     else:
         new.write_bytes(dice.randbytes(100))
         in_past(new)
+
+
+def test_a_path_that_is_not_there_keeps_the_others_of_a_job_and_what_was_saved(tmp_path: Path, config: Config) -> None:
+    """As of a disk that is not mounted: a warning each time, the same fileset, and nothing counts as deleted."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+    paths = f"{here}, {there}, {there}/file, {here}/never"
+    with (tmp_path / "magbay.yaml").open("a") as file:
+        file.write(f"jobs:\n  both: {{paths: [{paths}], pool: Default, level: incremental}}\n")
+    config = load(tmp_path / "magbay.yaml")
+
+    def run() -> backup.JobResult:
+        return backup.run(config, backup.request_for(config, ["both"]), log=lambda text, fields: None)
+
+    first = run()
+    assert (first.level, first.files, first.warnings) == (Level.FULL, 4, ())
+    there.rename(tmp_path / "aside")
+    (here / "file").write_text("changed")
+    second = run()
+    warnings = [f"{there} is not saved: No such file or directory"]
+    assert (second.level, second.deleted, list(second.warnings)) == (Level.INCREMENTAL, 0, warnings)
+    assert second.exit_status is ExitStatus.WARNINGS
+    bring_back(config, tmp_path / "out")
+    assert (below(tmp_path / "out", there) / "file").read_text() == "there"
+    assert (below(tmp_path / "out", here) / "file").read_text() == "changed"
+    (tmp_path / "aside").rename(there)
+    third = run()
+    assert (third.level, third.deleted, third.warnings) == (Level.INCREMENTAL, 0, ())
+    for folder in (here, there):
+        shutil.rmtree(folder)
+    with pytest.raises(NotFoundError, match="here cannot be saved"):
+        run()
+    with pytest.raises(NotFoundError):
+        save(config, tmp_path / "out", there)  # somebody's words
