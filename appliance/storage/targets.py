@@ -57,8 +57,8 @@ class Target:
     """An open target directory (made when missing). Raises `MagbayError` when it cannot be used.
 
     *trusted* False: what the volume says gives nobody any right, even if root restores it: no owners, no set-user-ID
-    and set-group-ID bits, no device nodes, of extended attributes only `user.*`. *replaces*: a file where a directory
-    must be gives way to it, if it did not change since then (ns); a newer one may be of this restore.
+    and set-group-ID bits, no device nodes, of extended attributes only `user.*`. *replaces*: a file or link where a
+    directory must be gives way to it, if it did not change since then (ns); a newer one may be of this restore.
     """
 
     def __init__(self, root: Path, *, trusted: bool = True, replaces: int = 0) -> None:
@@ -142,13 +142,13 @@ class Target:
         return os.open(part, _WALK, dir_fd=fd)
 
     def _give_way(self, fd: int, part: bytes, whole: Parts) -> None:
-        """Take away the file that lies where a directory must be; without that what is in it would be lacking.
+        """Take away the file or link that lies where a directory must be; without that what is in it would be lacking.
 
-        A link stays: somebody may have moved the directory, and it leads there. Raises `OSError`.
+        Where a link leads nothing is touched. Raises `OSError`.
         """
         with contextlib.suppress(FileNotFoundError):  # another branch was faster
             found = os.stat(part, dir_fd=fd, follow_symlinks=False)
-            if found.st_ctime_ns >= self._replaces or modes.S_ISLNK(found.st_mode):
+            if found.st_ctime_ns >= self._replaces:
                 what = os.fsdecode(b"/".join(whole))
                 reason = f"{what} in the target is a link or no directory, and is not followed"
                 raise OSError(errno.ENOTDIR, reason)
