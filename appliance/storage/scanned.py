@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from appliance.storage import clashing
+from appliance.storage import clashing, unsettled
 from appliance.storage.catalog import Catalog, next_job_id
 from appliance.storage.database import Database
 from appliance.storage.digests import digest_text, link_digest
@@ -277,6 +277,7 @@ class VolumeBook:
             for session in self.sessions.values():
                 if not session.whole and session.job_id:
                     self._write_spans(db, session, self._media.media_id)
+                    unsettled.add(db, (session.job_id,))
             if self._ours:
                 db.executemany(
                     "INSERT INTO Session(VolSessionId, VolSessionTime) VALUES(?, ?) ON CONFLICT DO NOTHING",
@@ -331,6 +332,7 @@ def record_digest(stream: int, data: bytes) -> str:
 
 def _enter_job(db: Database, session: Session) -> None:
     """A row for the session's job, as failed until `settling` knows better."""
+    unsettled.remove(db, session.job_id)
     if not session.job_id:
         session.job_id = next_job_id(db)
         db.execute(

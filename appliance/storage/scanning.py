@@ -14,7 +14,7 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError, NotFoundError, UsageError
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage import volume_rows
+from appliance.storage import unsettled, volume_rows
 from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import JobStatus, Media, VolumeStatus
@@ -31,6 +31,7 @@ from appliance.volumes.sessions import SessionReader
 
 _ELSEWHERE = "Copy it onto a magazine, or name its directory under 'magazines' in the configuration."
 _INSIDE = "Name the volumes, or the directory that they are in; directories below it are not searched."
+_LEFT = "the jobs that were found are not put together yet: the next scan does that, whatever it reads"
 _MOST_DAMAGE = 10_000  # damaged places of a volume that are kept
 
 
@@ -392,9 +393,14 @@ class _Scan:
                 job.new = ids in self._touched and before != known_of(self._catalog, found)
 
     def _settled(self) -> dict[SessionIds, Settled]:
+        """Also of jobs that a scan before this one has left so."""
         numbers = {}
         for ids in self._touched:
             found = self._catalog.job_of(ids)
             if found and found.status is not JobStatus.RUNNING:
                 numbers[found.job_id] = ids
-        return {numbers[job_id]: one for job_id, one in settle(self._catalog, numbers).items()}
+        told = settle(self._catalog, unsettled.jobs(self._catalog) | numbers.keys(), self._cancelled)
+        if told is None:
+            self._result.cancelled = True
+            self._result.warnings.append(_LEFT)
+        return {numbers[job_id]: one for job_id, one in (told or {}).items() if job_id in numbers}

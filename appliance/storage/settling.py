@@ -6,25 +6,21 @@ lost by damage that was told; until then it is a failed one, of which `restore -
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from appliance.storage import folders
+from appliance.storage import bases, folders
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.digests import link_digest
-from appliance.storage.model import JobStatus, Level, SavedFile, VolumeStatus
+from appliance.storage.model import JobStatus, SavedFile, VolumeStatus
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.scanned import record_digest
 from appliance.volumes.attributes import FileType, parse_attributes
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
-
-# What end labels say (volume format, 4.3); all else is a failure.
-_STATUS = {"T": JobStatus.DONE, "W": JobStatus.WARNINGS, "e": JobStatus.WARNINGS, "A": JobStatus.CANCELLED}
 
 
 @dataclass(frozen=True)
@@ -61,17 +57,37 @@ class Settled:
     joined: frozenset[int]
 
 
-def settle(catalog: Catalog, job_ids: Iterable[int]) -> dict[int, Settled]:
-    """Put each job together. Raises `CatalogError`."""
+@dataclass(frozen=True)
+class _Verdict:
+    """What a job's row will say, and in *why* what its log does if it is not whole."""
+
+    status: JobStatus
+    files: int
+    errors: int
+    why: str
+
+
+def settle(
+    catalog: Catalog, job_ids: Iterable[int], cancelled: Callable[[], bool] = lambda: False
+) -> dict[int, Settled] | None:
+    """Put the jobs together; None when *cancelled* said so before all were looked at. Raises `CatalogError`.
+
+    What became of all of them is entered at once: none counts as good before it is known what it builds on.
+    """
     told = {}
+    verdicts = {}
     for job_id in sorted(job_ids):
+        if cancelled():
+            return None
         joined = _join_loose(catalog, job_id)
-        with catalog.transaction() as db:
-            told[job_id] = Settled(_settle(db, job_id), joined)
+        with catalog.transaction(durable=False) as db:
+            verdicts[job_id] = _looked_at(db, job_id)
+        told[job_id] = Settled(verdicts[job_id].why, joined)
     with catalog.transaction() as db:
+        for job_id, verdict in verdicts.items():
+            _enter(db, job_id, verdict)
         folders.settle(db)
-        for job_id in sorted(told):
-            _find_bases(db, job_id)
+        bases.find(db, verdicts)
     return told
 
 
@@ -125,7 +141,7 @@ def _files_of(job_id: int, records: Sequence[tuple[int, int, bytes]]) -> Iterabl
 # -- is it whole ---------------------------------------------------------------------------------------------------
 
 
-def _settle(db: Database, job_id: int) -> str:
+def _looked_at(db: Database, job_id: int) -> _Verdict:
     begun, ended = db.execute("SELECT Begun, Ended FROM Scanned WHERE JobId=?", (job_id,)).fetchone()
     query = "SELECT count(*), coalesce(max(FileIndex), 0) FROM File WHERE JobId=?"
     count, last = db.execute(query, (job_id,)).fetchone()
@@ -135,10 +151,15 @@ def _settle(db: Database, job_id: int) -> str:
     places = _in_order(db, job_id)
     lost = max(0, files - count)
     status, why = _judged(begun=bool(begun), ended=ended, lost=lost, places=places)
+    return _Verdict(status, files, lost + (0 if ended else 1), why)
+
+
+def _enter(db: Database, job_id: int, verdict: _Verdict) -> None:
+    why = verdict.why
     db.execute(
         "UPDATE Job SET JobStatus=?, JobFiles=?, JobErrors=?, ReadBytes="
         "(SELECT coalesce(sum(DataBytes), 0) FROM JobMedia WHERE JobId=?) WHERE JobId=?",
-        (status.value, files, lost + (0 if ended else 1), job_id, job_id),
+        (verdict.status.value, verdict.files, verdict.errors, job_id, job_id),
     )
     text = f"entered by a scan of its volumes{': ' if why else ''}{why}"
     db.execute("DELETE FROM Log WHERE JobId=? AND Text LIKE 'entered by a scan%'", (job_id,))
@@ -148,7 +169,6 @@ def _settle(db: Database, job_id: int) -> str:
     )
     if not why:
         db.execute("DELETE FROM Loose WHERE JobId=?", (job_id,))
-    return why
 
 
 def _judged(*, begun: bool, ended: str, lost: int, places: Sequence[_Place]) -> tuple[JobStatus, str]:
@@ -158,7 +178,7 @@ def _judged(*, begun: bool, ended: str, lost: int, places: Sequence[_Place]) -> 
         return JobStatus.FAILED, f"its end was not found{where}: it was cancelled or cut off, or a volume is missing"
     if not begun:
         return JobStatus.FAILED, "its beginning was not found: scan the volumes that it begins on, too"
-    status = _STATUS.get(ended, JobStatus.FAILED)
+    status = bases.STATUS.get(ended, JobStatus.FAILED)
     hole = _hole(places)
     if hole:
         return JobStatus.FAILED, "a part of it was not found: scan its other volumes, too"
@@ -200,36 +220,3 @@ def _in_order(db: Database, job_id: int) -> list[_Place]:
         )
         db.execute("DELETE FROM JobMedia WHERE JobMediaId=?", (place.row_id,))
     return ordered
-
-
-# -- what it builds on -----------------------------------------------------------------------------------------------
-
-
-def _find_bases(db: Database, job_id: int) -> None:
-    """Labels do not say which job an incremental or differential one builds on: by name, fileset, client and time.
-
-    For all scanned jobs like *job_id*, since it may stand between them.
-    """
-    like = db.execute("SELECT Name, FileSetMD5, Client FROM Job WHERE JobId=?", (job_id,)).fetchone()
-    query = (
-        "SELECT Job.JobId, Level, JobStatus, coalesce(Ended, ''), Scanned.JobId IS NOT NULL, BaseJobId FROM Job "
-        "LEFT JOIN Scanned ON Scanned.JobId=Job.JobId WHERE Name=? AND FileSetMD5=? AND (Client=? OR Client='') "
-        "AND Type='B' ORDER BY Started, Job.JobId"
-    )
-    full: int | None = None
-    newest: int | None = None
-    for found, level, status, ended, scanned, before in list(db.execute(query, like)):
-        base = None if level == Level.FULL.value else full if level == Level.DIFFERENTIAL.value else newest
-        if scanned and base != before:  # of thousands of jobs most stay as they are, each time that one comes
-            db.execute("UPDATE Job SET BaseJobId=? WHERE JobId=?", (base, found))
-        # By what its end says: of a full backup that is not whole, too, the rest is better than nothing.
-        if _counts(status, ended):
-            newest = found
-            full = found if level == Level.FULL.value else full
-
-
-@functools.lru_cache
-def _counts(status: str, ended: str) -> bool:
-    if status == JobStatus.PURGED.value:
-        return JobStatus(status).good
-    return _STATUS.get(ended, JobStatus(status)).good
