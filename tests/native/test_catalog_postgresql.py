@@ -30,6 +30,7 @@ from tests.unit import (
     test_restore_lanes,
     test_restore_places,
     test_scan,
+    test_scan_settling,
     test_scrub,
     test_searching,
     test_storage_parts,
@@ -38,10 +39,12 @@ from tests.unit import (
 from tests.unit.enginehelp import MAGAZINES, PREFIX, below, bring_back, magbay, rich_tree, save
 
 MODULES = (test_accurate, test_backup, test_browse, test_catalog_copies, test_names, test_pools)
-MODULES += (test_restore_lanes, test_restore_places, test_scan, test_scrub, test_searching, test_verify_disk)
+MODULES += (test_restore_lanes, test_restore_places, test_scan, test_scan_settling, test_scrub, test_searching)
+MODULES += (test_verify_disk,)
 # What of them is about SQLite's file, or costs much and has nothing to do with the catalog.
 NOT_HERE = {
     "test_look_ups_use_the_index",
+    "test_jobs_are_read_once_however_many_come",
     "test_the_index_leads_there",
     "test_what_is_alone_is_found_by_its_number",
     "test_a_catalog_of_the_version_before_is_brought_up",
@@ -99,7 +102,7 @@ def address(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> str:
         shutil.rmtree(config.state_dir)
         postgres.address(schemas[config.state_dir])
 
-    for losing in (test_scan, test_catalog_copies):
+    for losing in (test_scan, test_scan_settling, test_catalog_copies):
         monkeypatch.setattr(losing, "lose", lose)
     for module in (enginehelp, test_browse, test_pools):
         monkeypatch.setattr(module, "PREFIX", PREFIX + line, raising=False)
