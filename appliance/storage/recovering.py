@@ -19,7 +19,7 @@ from appliance.storage.catalog import FILE, Catalog, CatalogError, next_job_id
 from appliance.storage.copies import Copy
 from appliance.storage.database import Database
 from appliance.storage.joblog import LogCallback
-from appliance.storage.model import JobStatus, Level, Media, Stretch
+from appliance.storage.model import Job, JobStatus, Level, Media, Stretch
 from appliance.storage.pools import reachable
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.scanned import UNKNOWN
@@ -174,6 +174,7 @@ def _enter(
     catalog: Catalog, copy: Copy, magazine: Magazine | None, here: dict[str, Magazine], result: Recovered
 ) -> None:
     job = catalog.job_of(copy.ids)
+    _refuse_anothers(copy, job)
     if job and (job.status.good or job.status in (JobStatus.RUNNING, JobStatus.PURGED)):
         result.known.append(job.job_id)
         return
@@ -183,6 +184,8 @@ def _enter(
             f"job {copy.job['job_id']} {copy.job['name']}: its volumes are gone, or were written anew since"
         )
         return
+    for item in media:
+        _refuse_namesake(catalog, copy, item)
     with catalog.transaction(durable=False) as db:
         job_id = _enter_job(db, copy, job.job_id if job else None)
     # The files first: until the last transaction the job is a failed one.
@@ -195,6 +198,35 @@ def _enter(
         folders.settle(db)
         db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus(copy.job["status"]).value, job_id))
     result.jobs.append(job_id)
+
+
+def _refuse_anothers(copy: Copy, job: Job | None) -> None:
+    """Raises `MagbayError` when the catalog has another machine's *job* under the session ids of the copy."""
+    if job is None or job.name == UNKNOWN:
+        return
+    clients = {job.client, copy.job["client"]} - {""}
+    if job.name != copy.job["name"] or len(clients) > 1:
+        raise MagbayError(
+            f"{copy.path}: has the session ids {copy.ids} of job {job.job_id} {job.name}; it is not entered",
+            hint="It is a copy of another machine's catalog: restore from it there.",
+        )
+
+
+def _refuse_namesake(catalog: Catalog, copy: Copy, item: Media) -> None:
+    """Raises `MagbayError` when the catalog has another volume of the name, as two machines give the same names.
+
+    One that only lies elsewhere now has a session of those that the copy saw on its volumes.
+    """
+    known = catalog.media(name=item.name)
+    if not known or known[0].identity == item.identity:
+        return
+    query = "SELECT DISTINCT VolSessionId, VolSessionTime FROM Job JOIN JobMedia USING(JobId) WHERE MediaId=?"
+    if not {SessionIds(*row) for row in catalog.rows(query, (known[0].media_id,))} & set(copy.sessions):
+        raise MagbayError(
+            f"{copy.path}: the catalog has another volume {item.name}, on magazine {known[0].magazine}; "
+            f"job {copy.job['name']} is not entered",
+            hint="Of two volumes of one name a catalog knows only one.",
+        )
 
 
 def _placed(copy: Copy, magazine: Magazine | None) -> list[Media]:

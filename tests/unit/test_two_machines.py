@@ -1,0 +1,55 @@
+"""Magazines and catalogs that do not belong together: another machine's, an older copy, a catalog of yesterday."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.config.schema import Config
+from appliance.storage.commit import Commit
+from appliance.storage.model import JobStatus, Level, VolumeStatus
+from tests.unit.enginehelp import below, bring_back, configuration, save, volume
+from tests.unit.test_catalog_copies import recover
+from tests.unit.test_pools import media
+from tests.unit.test_scan import rows, scan
+
+
+def machine(folder: Path, *names: str) -> Config:
+    """An installation of its own with the magazines *names*, of which the first is here."""
+    folder.mkdir()
+    (folder / names[0]).mkdir()
+    lines = "".join(f"  - {{name: {name}, directory: {name}, create: no}}\n" for name in names)
+    return configuration(folder, magazines=f"magazines:\n{lines}")
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
+    """This process's clock is so many seconds ahead."""
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+
+
+def test_copies_of_another_machine_whose_volume_has_a_name_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = machine(tmp_path / "a", "m1", "m2"), machine(tmp_path / "b", "m1")
+    data = tmp_path / "data"
+    data.write_bytes(b"ours")
+    mine = save(ours, data)
+    with monkeypatch.context() as patch:
+        set_clock(patch, 60)  # another second, so other session ids
+        data.write_bytes(b"theirs" * 100_000)
+        save(theirs, data, name="other")
+    assert volume(ours, "m1-0001").name == volume(theirs, "m1-0001").name
+    before = rows(ours)
+    # Their magazine, under another name, in our machine.
+    (tmp_path / "b" / "m1").rename(tmp_path / "a" / "m2")
+    back = recover(ours)
+    assert len(back.errors) == 1 and "another volume m1-0001" in back.errors[0]
+    assert rows(ours) == before
+    data.write_bytes(b"ours again")
+    again = save(ours, data, level=Level.INCREMENTAL)
+    assert (again.volumes, again.status, again.warnings) == (mine.volumes, JobStatus.DONE, ())
