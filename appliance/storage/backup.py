@@ -254,14 +254,22 @@ def _selection(rules: FilesetConfig) -> list[object]:
 
 
 def _base(catalog: Catalog, request: BackupRequest, fileset_md5: str) -> Job | None:
-    """The job that this one builds on: the last good full one, for an incremental the last good one of any level."""
+    """The job that this one builds on: the last good full one, for an incremental the last good one of any level.
+
+    One that builds itself on what the catalog lacks is passed over, or the hole would be in all that follow. So is,
+    where only times are compared, one that began when the clock was ahead: what changed since bears earlier times.
+    """
     if request.level is Level.FULL:
         return None
     good = [job for job in catalog.jobs(name=request.name, fileset_md5=fileset_md5) if job.status.good]
-    fulls = [job for job in good if job.level is Level.FULL]
-    if not fulls:
-        return None
-    return good[0] if request.level is Level.INCREMENTAL else fulls[0]
+    if not request.accurate:
+        now = time.time()
+        good = [job for job in good if job.started <= now]
+    if request.level is Level.DIFFERENTIAL:
+        good = [job for job in good if job.level is Level.FULL]
+    from appliance.storage import plan
+
+    return next((job for job in good if not plan.gaps(plan.chain_of(catalog, job))), None)
 
 
 @dataclass
@@ -281,7 +289,7 @@ class _Run:
 
     def run(self, names: list[bytes], since: int | None, progress: Advance, cancelled: Callable[[], bool]) -> JobResult:
         if self.job.level is not self.request.level:
-            self.log.info(f"there is no full backup {self.job.name} of these paths yet: a full one is made")
+            self.log.info(f"there is no full backup {self.job.name} of these paths to build on: a full one is made")
         ids = SessionIds(self.job.session_id, self.job.session_time)
         source = VolumeSource(self.catalog, self.config, self.request.pool, ids, self.log, self.patience)
         sink = SpanningSink(self.catalog, source, self.job.job_id, self.log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,8 @@ def test_a_file_whose_times_are_all_old_is_saved(
     # What is below a directory that is moved in keeps its times, ctime too: as if the backup had been later.
     with Catalog(config.state_dir) as catalog:
         catalog.change("UPDATE Job SET Started=Started+1000")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 2000)
     (tmp_path / "in").rename(tree / "in")
     loose = save(config, tree, level=Level.INCREMENTAL, accurate=False, name="backup")
     assert loose.files == 0

@@ -53,3 +53,47 @@ def test_copies_of_another_machine_whose_volume_has_a_name_of_ours(
     data.write_bytes(b"ours again")
     again = save(ours, data, level=Level.INCREMENTAL)
     assert (again.volumes, again.status, again.warnings) == (mine.volumes, JobStatus.DONE, ())
+
+
+def test_an_incremental_whose_base_is_lost_is_nothing_to_build_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = machine(tmp_path / "a", "m1", "m2")
+    folder, tree = tmp_path / "a", tmp_path / "tree"
+    tree.mkdir()
+    (tree / "first").write_bytes(b"1")
+    save(config, tree)
+    (folder / "m1").rename(folder / "m1-away")
+    (folder / "m2").mkdir()
+    (tree / "second").write_bytes(b"2")
+    save(config, tree)
+    shutil.rmtree(folder / "m2")  # the magazine is lost, with this full backup
+    (folder / "m1-away").rename(folder / "m1")
+    set_clock(monkeypatch, 60)
+    assert save(config, tree, level=Level.INCREMENTAL, accurate=False).level is Level.INCREMENTAL
+    shutil.rmtree(config.state_dir)
+    recover(config)
+    (tree / "third").write_bytes(b"3")
+    set_clock(monkeypatch, 60)
+    # The newest good job builds on what nobody has: that is passed over, and the full one before it is there.
+    after = save(config, tree, level=Level.INCREMENTAL, accurate=False)
+    assert after.status is JobStatus.DONE
+    back = bring_back(config, tmp_path / "out")
+    assert (back.errors, back.warnings) == ((), ())
+    assert {path.name for path in below(tmp_path / "out", tree).iterdir()} == {"first", "second", "third"}
+
+
+def test_times_are_not_compared_with_a_job_of_a_clock_that_was_ahead(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    with monkeypatch.context() as patch:
+        set_clock(patch, 86_400)
+        save(config, data)
+    data.write_bytes(b"two")
+    after = save(config, data, level=Level.INCREMENTAL, accurate=False)
+    bring_back(config, tmp_path / "out", job=after.job_id)
+    assert below(tmp_path / "out", data).read_bytes() == b"two"
+    accurate = save(config, data, level=Level.INCREMENTAL)
+    assert accurate.level is Level.INCREMENTAL
