@@ -299,6 +299,9 @@ class _Scan:
                 "this one is not entered",
                 hint="Of two volumes of one name a catalog knows only one.",
             )
+        lacking = volume_rows.lacking(self._catalog, media, path)
+        if lacking.jobs:
+            raise MagbayError(f"{path}: is not volume {media.name} as it was last: {lacking}; it is not entered")
         self._log(f"volume {media.name} lies on magazine {magazine.name} now", {"VOLUME": media.name})
 
     def _read(self, path: Path, label: VolumeLabel | None, media: Media | None, start: int) -> None:
@@ -321,8 +324,11 @@ class _Scan:
         self._result.errors += [str(damage) for damage in damages]
         if self._not_kept:
             self._result.errors.append(f"{path}: {self._not_kept} more damaged places, which are not listed")
+        lacking = volume_rows.lacking(self._catalog, media, path) if media else volume_rows.Lacking()
+        if lacking.jobs:
+            (self._result.errors if lacking.short else self._result.warnings).append(f"{path}: {lacking}")
         if media and not dry:
-            found = volume_rows.Found(label, book, damages, size)
+            found = volume_rows.Found(label, book, damages, size, short=lacking.short)
             volume_rows.finish(self._catalog, self._config, media, found)
 
     def _events(self, volume: VolumeReader, book: VolumeBook, start: int) -> list[Damage] | None:

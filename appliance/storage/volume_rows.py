@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.config.schema import Config
 from appliance.storage.catalog import Catalog, write_media
-from appliance.storage.model import Media, VolumeStatus
+from appliance.storage.model import JobStatus, Media, VolumeStatus
 from appliance.storage.scanned import VolumeBook, text_of
 from appliance.volumes.bb03 import VolumeKeys
+from appliance.volumes.blocks import BLOCK_HEADER, BlockHeader, SessionIds
 from appliance.volumes.labels import VolumeLabel
 from appliance.volumes.reader import Block, Damage, VolumeReader
 
 PROGRAM = "magbay"  # in the labels of our volumes
+_GOOD = tuple(status.value for status in JobStatus if status.good)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a volume turned out to be. *size* of its file in bytes."""
+    """What a volume turned out to be. *size* of its file in bytes; *short*: the catalog has jobs behind its end."""
 
     label: VolumeLabel | None
     book: VolumeBook
     damages: Sequence[Damage]
     size: int
+    short: bool = False
 
     @property
     def torn(self) -> bool:
@@ -32,6 +36,39 @@ class Found:
         end = self.book.end
         tail = [one for one in self.damages if one.address >= end and one.address + one.length == self.size]
         return len(tail) == len(self.damages) and any(not session.ended for session in self.book.sessions.values())
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """The good *jobs* that the catalog has on a volume, and that are not there; *short*: they lay behind its end."""
+
+    jobs: tuple[int, ...] = ()
+    short: bool = False
+
+    def __str__(self) -> str:
+        why = "its file ends before them, as that of an older copy does" if self.short else "it was written anew since"
+        return f"job {', '.join(map(str, self.jobs))}, by the catalog on this volume, is not there: {why}"
+
+
+def lacking(catalog: Catalog, media: Media, path: Path) -> Lacking:
+    """Looks at the header of the first block of each stretch. Raises `OSError`."""
+    query = (
+        "SELECT JobId, VolSessionId, VolSessionTime, StartAddress, EndAddress FROM JobMedia JOIN Job USING(JobId) "
+        "WHERE MediaId=? AND FirstIndex>0 AND JobStatus IN (?, ?) ORDER BY JobId"
+    )
+    gone: dict[int, None] = {}
+    short, anew = False, False
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        for job_id, number, when, start, end in list(catalog.rows(query, (media.media_id, *_GOOD))):
+            head = os.pread(file.fileno(), BLOCK_HEADER.size, start)
+            header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
+            # A header that is damaged is told as damage.
+            other = header is not None and header.possible and header.ids != SessionIds(number, when)
+            if other or end >= size:
+                gone[job_id] = None
+                short, anew = short or end >= size, anew or other
+    return Lacking(tuple(gone), short and not anew)
 
 
 def covered(catalog: Catalog, path: Path, media: Media | None, keys: VolumeKeys | None) -> int:
@@ -60,7 +97,7 @@ def finish(catalog: Catalog, config: Config | None, media: Media, found: Found) 
     last = max([first, *begun, *ended, media.last_written], default=0)
     end = found.book.end or media.bytes
     status = media.status
-    if found.book.clashes or (found.damages and not found.torn):
+    if found.book.clashes or found.short or (found.damages and not found.torn):
         # What is not entered is nobody's to expire: on such a volume nothing is written anew either.
         status = VolumeStatus.ERROR
     elif not media.bytes or status is VolumeStatus.ERROR:

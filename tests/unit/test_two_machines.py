@@ -97,3 +97,52 @@ def test_times_are_not_compared_with_a_job_of_a_clock_that_was_ahead(
     assert below(tmp_path / "out", data).read_bytes() == b"two"
     accurate = save(config, data, level=Level.INCREMENTAL)
     assert accurate.level is Level.INCREMENTAL
+
+
+def test_an_older_copy_of_a_volume_does_not_take_its_place(tmp_path: Path) -> None:
+    config = machine(tmp_path / "a", "m1", "m2")
+    folder = tmp_path / "a"
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    save(config, data)
+    (folder / "m2").mkdir()
+    shutil.copy(folder / "m1" / "m1-0001", folder / "m2" / "m1-0001")
+    data.write_bytes(b"two")
+    save(config, data)
+    (folder / "m1").rename(folder / "m1-away")
+    before = rows(config)
+    result = scan(config)
+    assert len(result.errors) == 1 and "is not volume m1-0001 as it was last" in result.errors[0]
+    assert rows(config) == before
+
+
+def test_a_scan_of_an_older_state_of_a_volume_tells_what_it_lacks(tmp_path: Path) -> None:
+    config = machine(tmp_path / "a", "m1")
+    folder = tmp_path / "a"
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    save(config, data)
+    old = (folder / "m1" / "m1-0001").read_bytes()
+    data.write_bytes(b"two")
+    save(config, data)
+    (folder / "m1" / "m1-0001").write_bytes(old)  # as when a clone of the disk, made in between, is plugged in
+    result = scan(config)
+    assert len(result.errors) == 1 and "its file ends before them" in result.errors[0]
+    assert media(config)["m1-0001"].status is VolumeStatus.ERROR
+
+
+def test_a_volume_that_was_written_anew_without_this_catalog(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    one = save(config, data)
+    anew = machine(tmp_path / "b", "m1")
+    data.write_bytes(b"two" * 100_000)
+    with monkeypatch.context() as patch:
+        set_clock(patch, 60)
+        save(anew, data, name="other")
+    shutil.copy(volume(anew, "m1-0001"), volume(config, "m1-0001"))
+    result = scan(config)
+    assert result.errors == [] and len(result.warnings) == 1 and f"job {one.job_id}," in result.warnings[0]
+    assert [job.name for job in result.jobs.values()] == ["other"]
