@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,8 +270,16 @@ class VolumeSource:
         """Cut off what a job of ours that failed has left; anything else behind the end is not touched."""
         ours = self._catalog.failed_sessions(media)
         extra = device.end - media.bytes
-        if not ours or sessions_behind(device.path, media.bytes) - ours:
+        found = sessions_behind(device.path, media.bytes) if ours else set()
+        if not ours or found - ours:
             self._refuse(media, f"behind its end ({media.bytes}) are {extra} bytes that are not ours")
+            return False
+        if self._was_good(found):
+            reason = (
+                f"behind its end ({media.bytes}) stands a job that had ended well: the catalog is older than that, and "
+                "'magbay catalog restore' enters the job"
+            )
+            self._refuse(media, reason)
             return False
         self._log.info(
             f"volume {media.name}: {extra} bytes that a failed job left were cut off",
@@ -279,6 +287,16 @@ class VolumeSource:
         )
         device.cut(media.bytes)
         return True
+
+    def _was_good(self, sessions: Set[SessionIds]) -> bool:
+        """Whether a magazine that is here has the copy of one's catalog, which only a job that was acknowledged has.
+
+        The catalog may be an older one that was put back, in which such a job was still running.
+        """
+        from appliance.storage import copies  # here for the time of starting: seldom needed
+
+        places = [m.path for m in attached.attached(self._config) if m.path is not None]
+        return any(copies.path_of(place, ids).exists() for place in places for ids in sessions)
 
     def _made_ready(self, device: FileVolume, media: Media, stream: int) -> OpenVolume:
         if media.last_written:

@@ -131,6 +131,36 @@ def test_a_scan_of_an_older_state_of_a_volume_tells_what_it_lacks(tmp_path: Path
     assert media(config)["m1-0001"].status is VolumeStatus.ERROR
 
 
+def test_a_catalog_of_before_the_end_of_a_job_does_not_cut_it_off(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, state, kept = tmp_path / "data", config.state_dir, tmp_path / "kept"
+    data.write_bytes(b"one")
+    save(config, data)
+    done = Commit.done
+
+    def snapshot(self: Commit, *words: Any) -> Any:
+        shutil.copytree(state, kept)  # of a running job, as whoever saves the whole machine has it
+        return done(self, *words)
+
+    monkeypatch.setattr(Commit, "done", snapshot)
+    data.write_bytes(b"two")
+    two = save(config, data)
+    monkeypatch.undo()
+    assert two.status is JobStatus.DONE
+    shutil.rmtree(state)
+    kept.rename(state)
+    before = volume(config, "m1-0001").read_bytes()
+    data.write_bytes(b"three")
+    three = save(config, data)
+    assert volume(config, "m1-0001").read_bytes() == before and three.volumes != ("m1-0001",)
+    assert recover(config).errors == []
+    assert media(config)["m1-0001"].status is VolumeStatus.APPEND
+    for job, content in ((two, b"two"), (three, b"three")):
+        bring_back(config, tmp_path / "out", job=job.job_id)
+        assert below(tmp_path / "out", data).read_bytes() == content
+
+
 def test_a_volume_that_was_written_anew_without_this_catalog(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
