@@ -78,9 +78,12 @@ class Before:
             return (fields[_MODE], fields[_SIZE], fields[_MTIME], fields[_CTIME]) != _numbers(found.stat)
         return True
 
-    def trouble(self, path: bytes, error: OSError) -> None:
-        """*path* could not be looked at: unless it is gone, what was saved of it and in it counts as there."""
-        if error.errno not in GONE:
+    def trouble(self, path: bytes, error: OSError, *, named: bool = False) -> None:
+        """*path* could not be looked at: unless it is gone, what was saved of it and in it counts as there.
+
+        Of what was *named* to be saved also then: it is more likely not mounted than deleted.
+        """
+        if named or error.errno not in GONE:
             self._unread.add(path)
 
     def gone(self) -> Iterator[Gone]:

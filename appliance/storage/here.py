@@ -53,7 +53,7 @@ class Here:
         def trouble(path: bytes, error: OSError) -> None:
             saver.trouble(path, error)
             if before:
-                before.trouble(path, error)
+                before.trouble(path, error, named=path in self._task.names)
 
         walker = Walker(self._task.limits, trouble, output.info, look=self._since is not None or before is not None)
         for name in self._task.names:

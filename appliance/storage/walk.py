@@ -131,8 +131,7 @@ class Walker:
         try:
             status = os.lstat(top)
         except OSError as error:
-            # Without the number: what somebody named is more likely not mounted than deleted.
-            self._trouble(top, OSError(0, error.strerror))
+            self._trouble(top, error)
             return
         found = Found(top, top, -1, status)
         if not modes.S_ISDIR(status.st_mode):
