@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import sqlite3
 import stat
@@ -16,6 +17,9 @@ from appliance.storage.database import PART, CatalogError, Database, declared, o
 
 SCHEMA_VERSION = 6
 _MANY = 500_000  # files, of which bringing up a catalog takes more than a few seconds
+# Below this number the sessions of a new catalog begin. Bacula's catalogs have 31 bits for it, a scan believes what is
+# below a thousand millions.
+SESSIONS = 500_000_000
 
 _FIRST = (
     """CREATE TABLE Media(MediaId INTEGER PRIMARY KEY, VolumeName TEXT NOT NULL UNIQUE, Magazine TEXT NOT NULL,
@@ -97,6 +101,9 @@ def make(db: Database) -> None:
                     db.declare(statement)
                 else:
                     statement(db)
+        if not before:
+            # Two machines, and bscan, may begin in the same second: the other half of a session's name differs then.
+            db.execute("UPDATE Counter SET Last=? WHERE Name='Session'", (secrets.randbelow(SESSIONS),))
         db.set_version(SCHEMA_VERSION)
         db.commit()
     except BaseException:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,8 +55,6 @@ def bscan(rig: Rig, volumes: list[str]) -> None:
     """Let `bscan` fill the Director's empty catalog."""
     argv = ["bscan", "-s", "-m", "-v", "-w", f"{rig.root}/var", "-n", "bacula", "-c", f"{rig.root}/bacula-sd.conf"]
     argv += ["-V", "|".join(volumes), "Bare"]
-    # bscan gives itself session 1 of the present second and would take a job with these numbers for its own.
-    time.sleep(1.1)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -18,7 +18,7 @@ import pytest
 from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.host import workers
-from appliance.storage import backup, restore
+from appliance.storage import backup, restore, tables
 from appliance.storage.model import Level
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,11 @@ def save(config: Config, *paths: Path, **options: Any) -> backup.JobResult:
 def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have backups read in this process, so that what a test puts in the place of system calls counts."""
     monkeypatch.setattr(workers, "worthwhile", lambda: False)
+
+
+def sessions_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have new catalogs count their sessions from 1, as those that were made by older versions did."""
+    monkeypatch.setattr(tables, "SESSIONS", 1)
 
 
 def bring_back(config: Config, to: Path, **options: Any) -> restore.RestoreResult:

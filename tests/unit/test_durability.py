@@ -20,7 +20,7 @@ from appliance.keys.secret import Secret
 from appliance.storage import device, labelling
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, VolumeStatus
-from tests.unit.enginehelp import ROOT, assert_same, below, bring_back, save, volume
+from tests.unit.enginehelp import ROOT, assert_same, below, bring_back, save, sessions_from_one, volume
 
 
 @pytest.fixture
@@ -58,7 +58,10 @@ def test_what_is_no_torn_label_is_left_alone(config: Config, tree: Path) -> None
         assert {media.status for media in catalog.media() if media.name in foreign} == {VolumeStatus.ERROR}
 
 
-def test_a_volume_that_was_labelled_but_not_entered_is_taken_up(config: Config, tree: Path) -> None:
+def test_a_volume_that_was_labelled_but_not_entered_is_taken_up(
+    config: Config, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions_from_one(monkeypatch)
     first, second, third = labelling.create(config, magazine="m1", pool="Default", count=3)
     save(config, tree)
     with Catalog(config.state_dir) as catalog:

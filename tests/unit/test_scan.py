@@ -27,7 +27,17 @@ from appliance.storage.scanning import ScanRequest, ScanResult
 from appliance.volumes.attributes import FileType
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.blocks import SessionIds
-from tests.unit.enginehelp import assert_same, below, bring_back, configuration, magbay, rich_tree, save, volume
+from tests.unit.enginehelp import (
+    assert_same,
+    below,
+    bring_back,
+    configuration,
+    magbay,
+    rich_tree,
+    save,
+    sessions_from_one,
+    volume,
+)
 from tests.unit.test_volumes_corpus import CANCELLED, SAMPLES
 from tests.unit.volume_builder import CORPUS, Job, label_of, sample
 
@@ -363,6 +373,7 @@ def test_a_volume_with_a_job_that_is_not_entered_is_never_written_on(
     """Two machines whose timers start their first job in the same second give it the same session ids."""
     now = time.time
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    sessions_from_one(monkeypatch)
     pool = "maximum_volume_bytes: 100000, maximum_volumes: 2, retention: 3650d"
     config = configuration(tmp_path, pool)
     data = tmp_path / "data"
@@ -392,6 +403,7 @@ def test_a_job_of_another_machine_is_not_mixed_with_ours(tmp_path: Path, monkeyp
     """Nor what lies on volumes that it only goes on on, where no label says whose it is."""
     now = time.time
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    sessions_from_one(monkeypatch)
     data = tmp_path / "data"
     data.mkdir()
     config, magazines = (
@@ -440,6 +452,17 @@ def test_what_cannot_be_scanned_is_said(tmp_path: Path, config: Config) -> None:
     (tmp_path / "without").mkdir()
     with pytest.raises(NotFoundError):
         scan(config, tmp_path / "without")
+
+
+def test_two_catalogs_give_out_different_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the same second: what was written by the one is never taken for what the other wrote."""
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    found = set()
+    for number in range(8):
+        with Catalog(tmp_path / str(number)) as catalog:
+            found |= {catalog.new_session(), catalog.new_session()}
+    assert len(found) == 16
+    assert all(0 < ids.session_id < 1 << 31 for ids in found)
 
 
 def test_space_runs_out_over_two_magazines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
