@@ -55,7 +55,8 @@ class PoolConfig:
     )
     recycle: bool = setting(
         YesNo(),
-        "Whether a volume that holds only jobs beyond their retention is written anew, when a job finds no other room.",
+        "Whether a volume that holds only jobs that are beyond their retention, failed or were cancelled is written "
+        "anew, when a job finds no other room.",
         default=True,
         example="yes",
     )

@@ -213,6 +213,14 @@ class Catalog:
         self.attempt(finish)
         self._alive.end(job_id)
 
+    def is_alive(self, job_id: int) -> bool:
+        """Whether a process, maybe this one, runs the job, whatever its row says."""
+        try:
+            return self._alive.is_alive(job_id)
+        except OSError as error:
+            hint = "Look at the file system of state_dir."
+            raise CatalogError(f"job {job_id}: its lock cannot be read: {error.strerror}", hint=hint) from None
+
     def recover(self) -> list[Job]:
         """Jobs that were running in a process that is gone are entered as failed; gives them."""
         lost = []

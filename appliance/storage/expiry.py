@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from appliance.config.schema import Config
-from appliance.storage import folders
+from appliance.storage import bases, folders
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.model import Job, JobStatus, Media
@@ -15,11 +15,17 @@ def needed(catalog: Catalog, config: Config) -> set[int]:
     """JobIds that must stay readable.
 
     Those that run, those whose pool keeps them still (`retention`; without it, or without the pool, for ever), the
-    newest good one of each name unless the pool says otherwise, and whatever these build on.
+    newest good one of each name unless the pool says otherwise, and whatever these build on. What failed or was
+    cancelled is not: nothing of it counts as saved, and it would keep the room that the next attempt needs.
     """
     now = time.time()
     jobs = {job.job_id: job for job in catalog.jobs()}
-    kept = {job_id for job_id, job in jobs.items() if _is_kept(config, job, now)}
+    open_ended = _open_ended(catalog)
+    kept = {
+        job_id
+        for job_id, job in jobs.items()
+        if _is_kept(config, job, now) and (not job.status.bad or job_id in open_ended or catalog.is_alive(job_id))
+    }
     newest: dict[str, int] = {}
     for job in jobs.values():  # newest first
         if job.status.good and job.name not in newest:
@@ -41,6 +47,12 @@ def _is_kept(config: Config, job: Job, now: float) -> bool:
         return True
     pool = config.pools.get(job.pool)
     return pool is None or pool.retention is None or job.finished + pool.retention > now
+
+
+def _open_ended(catalog: Catalog) -> set[int]:
+    """JobIds of scanned jobs that may turn out to be good when their other volumes are scanned; failed until then."""
+    ended = catalog.rows("SELECT JobId, Ended FROM Scanned")
+    return {job_id for job_id, status in ended if not status or bases.STATUS.get(status, JobStatus.FAILED).good}
 
 
 def jobs_on(catalog: Catalog, media: Media) -> set[int]:

@@ -26,6 +26,11 @@ class JobStatus(Enum):
         """Whether what the job saved is whole."""
         return self in (JobStatus.DONE, JobStatus.WARNINGS)
 
+    @property
+    def bad(self) -> bool:
+        """Whether the job ended, and nothing of it counts as saved."""
+        return self in (JobStatus.FAILED, JobStatus.CANCELLED)
+
 
 DEFAULT_NAME = "backup"
 """Of a job that is in no configuration."""

@@ -139,6 +139,11 @@ def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before:
                 f"job {job_id} is beyond its retention: its files are forgotten",
                 hint="'magbay volume scan' brings back what was not written over; 'magbay jobs' lists what there is.",
             )
+        if job.status.bad and job.files and not _has_files(catalog, job):
+            raise NotFoundError(
+                f"job {job_id} had ended as {job.status.word}, and what it left was written over",
+                hint="'magbay jobs' lists what there is.",
+            )
         return job
     for job in catalog.jobs(name=latest):
         if job.status.good and (before is None or job.started <= before):
@@ -151,6 +156,10 @@ def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before:
         f"the catalog has no finished job{name}",
         hint=near(latest, {job.name for job in catalog.jobs() if job.name != latest}, hint) if latest else hint,
     )
+
+
+def _has_files(catalog: Catalog, job: Job) -> bool:
+    return bool(list(catalog.rows("SELECT 1 FROM File WHERE JobId=? LIMIT 1", (job.job_id,))))
 
 
 def chain_of(catalog: Catalog, job: Job) -> list[Job]:

@@ -44,7 +44,7 @@ def reading(paths: Iterable[Path]) -> Iterator[None]:
                 continue
             stack.callback(os.close, descriptor)
             if _lock(descriptor, fcntl.F_RDLCK) is False:
-                hint = "Try again: what it held is beyond its retention, and the catalog will say so."
+                hint = "Try again: what it held is not needed any more, and the catalog will say so."
                 raise MagbayError(f"volume {path.name} is being written anew", hint=hint)
         yield
 

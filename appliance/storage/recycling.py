@@ -1,4 +1,4 @@
-"""Writing on a volume anew: only when all its jobs are expired, and the catalog says so before the file changes.
+"""Writing on a volume anew: only when none of its jobs is needed, and the catalog says so before the file changes.
 
 1. The volume's file is locked, nobody reads it, and every block on it is of a session that this catalog has given out.
 2. One durable catalog transaction: its jobs are purged, its status is `Recycle`, its length nothing.

@@ -85,7 +85,7 @@ class VolumeSource:
             opened = self._existing(group, stream) or self._from_scratch(group, stream) or self._labelled(group, stream)
             if opened:
                 return opened
-        # Only when there is no other room: what is beyond its retention is given up.
+        # Only when there is no other room: what is not needed any more is given up.
         return self._recycled(current, stream)
 
     def _groups(self, current: str | None) -> list[list[Magazine]]:
@@ -247,7 +247,7 @@ class VolumeSource:
             )
         else:
             told = f"of job {', '.join(map(str, sorted(jobs)))} " if jobs else ""
-            self._log.info(f"volume {media.name} is written anew: what it held {told}is beyond its retention", **where)
+            self._log.info(f"volume {media.name} is written anew: what it held {told}is not needed any more", **where)
         return clean
 
     def _is_sound(self, device: FileVolume, media: Media) -> bool:

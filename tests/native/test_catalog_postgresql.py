@@ -27,6 +27,7 @@ from tests.unit import (
     test_catalog_copies,
     test_names,
     test_pools,
+    test_pools_failed,
     test_restore_lanes,
     test_restore_places,
     test_scan,
@@ -40,7 +41,7 @@ from tests.unit.enginehelp import MAGAZINES, PREFIX, below, bring_back, magbay, 
 
 MODULES = (test_accurate, test_backup, test_browse, test_catalog_copies, test_names, test_pools)
 MODULES += (test_restore_lanes, test_restore_places, test_scan, test_scan_settling, test_scrub, test_searching)
-MODULES += (test_verify_disk,)
+MODULES += (test_verify_disk, test_pools_failed)
 # What of them is about SQLite's file, or costs much and has nothing to do with the catalog.
 NOT_HERE = {
     "test_look_ups_use_the_index",
