@@ -94,7 +94,7 @@ def _write_one(path: Path, head: dict[str, Any], records: Iterator[bytes]) -> No
     """Raises `OSError`; then nothing is left."""
     magazine = path.parent.parent
     if not path.parent.is_dir():
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)  # another job may just have made it
         files.adopt(path.parent, magazine)
         path.parent.chmod(0o750 | (magazine.stat().st_mode & 0o2020))
         files.sync_directory(magazine)
