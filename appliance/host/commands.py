@@ -90,7 +90,8 @@ def shell(
     """Run *command* by /bin/sh with *facts* in its environment; gives its exit status and all that it printed.
 
     The status is None when it did not end within *timeout* seconds, or before *cancelled* said so; then it is killed
-    with everything it started. What has left its session by then, a daemon, stays and is not waited for.
+    with everything it started. What has left its session by then, a daemon, stays. Whatever is left when the shell has
+    ended stays as well, and is waited for no longer than a second if it has the standard output still.
     """
     environment = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME", "LANG") if name in os.environ}
     environment |= {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **facts}
@@ -103,17 +104,29 @@ def shell(
         env=environment,
         start_new_session=True,
     ) as process:
+        ended = False
         while not cancelled() and (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 output, _ = process.communicate(timeout=min(left, _LOOK))
-                return process.returncode, output.decode("utf-8", "replace")
+            except subprocess.TimeoutExpired as error:
+                output = error.output or b""
+                if not ended:
+                    ended = process.poll() is not None
+                    continue  # what it printed last may still come
+            return process.returncode, output.decode("utf-8", "replace")
+        if process.poll() is not None:
+            return process.returncode, _rest(process)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        try:
-            output, _ = process.communicate(timeout=_LOOK)
-        except subprocess.TimeoutExpired as error:  # somebody has its standard output still
-            output = error.output or b""
-        return None, output.decode("utf-8", "replace")
+        return None, _rest(process)
+
+
+def _rest(process: subprocess.Popen[bytes]) -> str:
+    try:
+        output, _ = process.communicate(timeout=_LOOK)
+    except subprocess.TimeoutExpired as error:  # somebody has its standard output still
+        output = error.output or b""
+    return output.decode("utf-8", "replace")
 
 
 def ours(module: str) -> list[str]:

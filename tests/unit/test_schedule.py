@@ -206,12 +206,15 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path
     assert (status, output) == (None, "begun\n") and time.monotonic() - began < 30
 
 
-def test_a_command_that_leaves_a_daemon_behind_ends_with_its_time(tmp_path: Path) -> None:
-    """The daemon has its own session and the pipe; neither is waited for."""
-    found = commands.shell(f"setsid sleep 600 & echo $! > {tmp_path}/pid; echo begun", {}, timeout=0.2)
-    pid = int((tmp_path / "pid").read_text())
-    os.kill(pid, signal.SIGKILL)  # it is still there
-    assert found == (None, "begun\n")
+@pytest.mark.parametrize("timeout", [0.2, 86_400])
+@pytest.mark.parametrize("start", ["setsid sleep 600 &", "sleep 600 &", "(while echo more; do sleep 0.01; done) &"])
+def test_a_command_ends_with_its_shell(tmp_path: Path, start: str, timeout: float) -> None:
+    """What it leaves behind has the pipe, and is not waited for; it goes on."""
+    status, output = commands.shell(f"echo begun; {start} echo $! > {tmp_path}/pid; exit 3", {}, timeout=timeout)
+    if "echo more" not in start:  # that one ends when nobody reads any more
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # it is still there
+    assert status == 3 and output.startswith("begun\n")
+    assert output.replace("more\n", "") == "begun\n"
 
 
 def test_a_cancelled_job_does_not_wait_for_its_commands(tmp_path: Path) -> None:
