@@ -121,14 +121,14 @@ def _pass(seconds: int, told: Callbacks) -> bool:
 def _once(config: Config, request: BackupRequest, job: JobConfig, told: Callbacks) -> JobResult:
     facts = {"MAGBAY_JOB": request.name, "MAGBAY_LEVEL": request.level.word, "MAGBAY_POOL": request.pool}
     warnings = []
-    for command in job.hooks.before:
-        trouble = _command(command, job, facts, told, told.cancelled)
+    for number, command in enumerate(job.hooks.before, 1):
+        trouble = _command(f"command {number} before the job", command, job, facts, told, told.cancelled)
         if told.cancelled():
             _after(job, facts | {"MAGBAY_STATUS": JobStatus.CANCELLED.word}, told)
             raise NotStartedError(f"job {request.name} was cancelled before it began", hint="Nothing was saved.")
         if trouble and job.hooks.failure is HookFailure.FAIL:
             _after(job, facts | {"MAGBAY_STATUS": "failed"}, told)
-            hint = "The job was not started: look at the command, or set hooks.failure to warn."
+            hint = "The job was not started: look at the command (hooks.before), or set hooks.failure to warn."
             raise NotStartedError(f"job {request.name}: {trouble}", hint=hint)
         warnings += [trouble] if trouble else []
     result = _backup(config, request, told)
@@ -137,7 +137,10 @@ def _once(config: Config, request: BackupRequest, job: JobConfig, told: Callback
 
 
 def _after(job: JobConfig, facts: dict[str, str], told: Callbacks) -> list[str]:
-    found = [_command(command, job, facts, told) for command in job.hooks.after]
+    commands_after = enumerate(job.hooks.after, 1)
+    found = [
+        _command(f"command {number} after the job", command, job, facts, told) for number, command in commands_after
+    ]
     return [trouble for trouble in found if trouble]
 
 
@@ -153,14 +156,18 @@ def _facts(result: JobResult) -> dict[str, str]:
 
 
 def _command(
+    what: str,
     command: str,
     job: JobConfig,
     facts: dict[str, str],
     told: Callbacks,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Run one command, until it ends or *cancelled*; gives what went wrong, in words, or nothing."""
-    told.log(f"running {command}", {})
+    """Run one command, until it ends or *cancelled*; gives what went wrong, in words, or nothing.
+
+    *what* names it: its text may hold what is not for the journal, which more people read than the configuration.
+    """
+    told.log(f"running {what}", {})
     status, output = commands.shell(command, facts, timeout=job.hooks.timeout, cancelled=cancelled)
     for line in output.splitlines()[-20:]:
         told.log(f"  {line}", {})
@@ -168,7 +175,7 @@ def _command(
         return ""
     late = "was ended, since the job is cancelled" if cancelled() else f"did not end within {job.hooks.timeout} s"
     reason = late if status is None else f"ended with status {status}"
-    trouble = f"the command {command} {reason}"
+    trouble = f"{what} {reason}"
     told.log(trouble, {"PRIORITY": _WARNING})
     return trouble
 

@@ -184,20 +184,35 @@ def test_commands_around_a_job_know_its_facts(tmp_path: Path, monkeypatch: pytes
     assert (facts["MAGBAY_BYTES"], facts["MAGBAY_VOLUMES"]) == ("5", "m1-0001")
     assert "hunter2" not in facts.values()
     assert (result.status, result.exit_status) == (JobStatus.DONE, ExitStatus.WARNINGS)
-    assert result.warnings == ("the command exit 3 ended with status 3",)
+    assert result.warnings == ("command 2 after the job ended with status 3",)
     assert "  ready" in [text for text, _ in told.lines]
 
 
 def test_a_failing_command_before_keeps_the_job_from_starting(tmp_path: Path) -> None:
     after = f"after: ['echo $MAGBAY_STATUS > {tmp_path}/after']"
     config = configured(tmp_path, f"    hooks: {{before: ['false', 'touch {tmp_path}/never'], {after}}}\n")
-    with pytest.raises(MagbayError, match="the command false ended with status 1"):
+    with pytest.raises(MagbayError, match="command 1 before the job ended with status 1"):
         run(config, Told())
     assert (tmp_path / "after").read_text() == "failed\n"
     assert not (tmp_path / "never").exists() and not (tmp_path / "state" / "catalog.db").exists()
     config = configured(tmp_path, "    hooks: {after: ['false']}\n")
     result = run(config, Told())
     assert (result.status, result.exit_status) == (JobStatus.DONE, ExitStatus.FAILED)
+
+
+def test_the_text_of_a_command_is_nowhere_but_in_the_configuration(tmp_path: Path) -> None:
+    """It may hold a password of a database, say."""
+    for lines, words in {
+        "before: ['true', 'PGPASSWORD=hunter2 false']": "command 2 before the job ended with status 1",
+        "after: ['PGPASSWORD=hunter2 false']": "command 1 after the job ended with status 1",
+        "before: ['exec sleep 600 # hunter2'], timeout: 1s": "command 1 before the job did not end within 1 s",
+    }.items():
+        configured(tmp_path, f"    hooks: {{{lines}}}\n")
+        done = magbay(tmp_path, "backup", "home")
+        assert done.status == ExitStatus.FAILED and words in done.stdout + done.stderr
+        assert "hunter2" not in done.stdout + done.stderr
+    kept = [path for name in ("state", "run", "m1") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    assert kept and not [path for path in kept if b"hunter2" in path.read_bytes()]
 
 
 def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
@@ -237,7 +252,7 @@ def test_a_command_that_fails_at_first_has_further_attempts(tmp_path: Path) -> N
     assert "job home failed: attempt 2 of 2 in 300 s" in told.status
     config = configured(tmp_path, "    retries: 2\n    retry_pause: 1m\n    hooks: {before: ['false']}\n")
     told = Told()
-    with pytest.raises(MagbayError, match="the command false ended with status 1"):
+    with pytest.raises(MagbayError, match="command 1 before the job ended with status 1"):
         run(config, told)
     assert told.paused == 120
 
