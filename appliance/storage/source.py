@@ -47,6 +47,7 @@ class VolumeSource:
         self._log = log
         self._patience = patience
         self._full: list[str] = []  # names of magazines that took no more in this job
+        self._unfit: dict[str, MagbayError] = {}  # names of those on which no volume could be made, and why
         self._tried: set[int] = set()
 
     def magazine_is_full(self, name: str) -> None:
@@ -81,6 +82,7 @@ class VolumeSource:
         here = {magazine.name for magazine in attached.attached(self._config)}
         # One that was pulled and comes back may have more room.
         self._full = [name for name in self._full if name in here]
+        self._unfit = {name: why for name, why in self._unfit.items() if name in here}
         for group in self._groups(current):
             opened = self._existing(group, stream) or self._from_scratch(group, stream) or self._labelled(group, stream)
             if opened:
@@ -117,7 +119,7 @@ class VolumeSource:
                 raise
             except MagbayError as error:
                 self._log.warning(error.message, MAGAZINE=magazine.name)
-                self.magazine_is_full(magazine.name)  # not again in this job
+                self._unfit[magazine.name] = error  # not again in this job
         return None
 
     def _from_scratch(self, magazines: Sequence[Magazine], stream: int) -> OpenVolume | None:
@@ -158,12 +160,12 @@ class VolumeSource:
             m for m in attached.attached(self._config) if m.writable and may_use(self._config, self._pool_name, m)
         ]
         magazines.sort(key=lambda m: (m.name != current, m.identity not in written, written.get(m.identity, 0)))
-        return [magazine for magazine in magazines if reachable(magazine)]
+        return [magazine for magazine in magazines if reachable(magazine) and not _is_read_only(magazine.path)]
 
     def _magazines(self, current: str | None) -> Iterator[Magazine]:
         """Those of them that have room."""
         for magazine in self._writable(current):
-            if magazine.name in self._full:
+            if magazine.name in self._full or magazine.name in self._unfit:
                 continue
             if _free_bytes(magazine.path) < _LEAST_ROOM:
                 self.magazine_is_full(magazine.name)
@@ -327,17 +329,43 @@ class VolumeSource:
     def _none_left(self, away: Sequence[str]) -> MagbayError:
         if not attached.known(self._config):
             return MagbayError("there is no magazine", hint="Name one under 'magazines', or run 'magbay prepare'.")
-        full = f"full: {', '.join(sorted(set(self._full)))}" if self._full else "none that is here can be written"
-        text = f"no magazine has room for pool {self._pool_name} ({full})"
-        for magazine in attached.attached(self._config):
-            if magazine.reason:
-                text += f"; magazine {magazine.name} is {magazine.reason}"
+        full = ", ".join(sorted(set(self._full)))
+        closed = [*self._closed(), *((error.message, error.hint) for error in self._unfit.values())]
+        text = f"no magazine has room for pool {self._pool_name} (full: {full})"
         if self._is_complete():
             text = f"pool {self._pool_name} has its {self.pool.maximum_volumes} volumes, and none takes more"
+        elif not full:
+            text = f"no magazine that is here can be written for pool {self._pool_name}"
+        text = "; ".join([text, *(why for why, _ in closed)])
         if away:
             wanted = " or ".join(away)
             return AwayError(f"{text}; away: {', '.join(away)}", hint=f"Plug in {wanted} and run the job again.")
-        return MagbayError(text, hint="Plug in or prepare another magazine, or make room on one.")
+        hints = [hint for _, hint in closed if hint]
+        return MagbayError(
+            text, hint=hints[0] if hints else "Plug in or prepare another magazine, or make room on one."
+        )
+
+    def _closed(self) -> Iterator[tuple[str, str]]:
+        """Why magazines that are here and could be taken cannot be written on, and what to do about it."""
+        for magazine in attached.attached(self._config):
+            what, other = f"magazine {magazine.name}", "or plug in another magazine."
+            if not may_use(self._config, self._pool_name, magazine) or not reachable(magazine):
+                continue
+            if magazine.reason:  # the media agent knows
+                yield f"{what} is {magazine.reason}", f"See 'Read-only magazines' in media.md, {other}"
+            elif _is_read_only(magazine.path):
+                why = f"Look in the journal why {what} ({magazine.path}) is read-only"
+                hint = f"{why}; if its disk is sound, make it writable (mount -o remount,rw), {other}"
+                yield f"{what} is mounted read-only", hint
+            elif not magazine.writable:
+                yield f"{what} cannot be written on by this user", f"Look at the rights on {magazine.path}."
+
+
+def _is_read_only(path: Path | None) -> bool:
+    try:
+        return path is not None and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _free_bytes(path: Path | None) -> int:

@@ -417,6 +417,40 @@ def test_a_damaged_or_newer_catalog_is_declared(tmp_path: Path, config: Config, 
     assert magbay(tmp_path, "jobs").status == 1
 
 
+# -- read-only ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["never used", "used"])
+@pytest.mark.parametrize("rest", ["", ", maximum_volumes: 1", ", recycle: yes, retention: 1d"])
+def test_a_magazine_that_is_mounted_read_only_is_named(tmp_path: Path, small_disk: Path, used: bool, rest: str) -> None:
+    one = "magazines:\n  - {name: m1, directory: m1}\n"
+    config = configuration(tmp_path, f"maximum_volume_bytes: 10GB{rest}", one)
+    (tmp_path / "data").write_bytes(b"x" * 1000)
+    if used:
+        assert save(config, tmp_path / "data").status is JobStatus.DONE
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused = save(config, tmp_path / "data")
+    assert refused.status is JobStatus.FAILED
+    assert "magazine m1 is mounted read-only" in refused.errors[0] and "full" not in refused.errors[0]
+    assert str(small_disk) in refused.hint and "writable" in refused.hint
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert save(config, tmp_path / "data").status is JobStatus.DONE
+
+
+def test_a_job_takes_another_magazine_than_the_read_only_one(tmp_path: Path, small_disk: Path) -> None:
+    config = configuration(tmp_path)
+    (tmp_path / "data").write_bytes(b"x" * 1000)
+    assert save(config, tmp_path / "data").volumes == ("m1-0001",)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = save(config, tmp_path / "data")
+    assert (done.volumes, done.exit_status, done.warnings) == (("m2-0001",), ExitStatus.DONE, ())
+    (tmp_path / "m2").rename(tmp_path / "shelf")
+    away = "magazines:\n  - {name: m1, directory: m1}\n  - {name: m2, directory: m2, create: no}\n"
+    told = save(configuration(tmp_path, magazines=away), tmp_path / "data")
+    assert told.exit_status is ExitStatus.AWAY
+    assert "magazine m1 is mounted read-only" in told.errors[0] and "away: m2" in told.errors[0]
+
+
 # -- the device ---------------------------------------------------------------------------------------------------
 
 
