@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -99,7 +100,10 @@ class FileVolume:
     @classmethod
     def open(cls, path: Path, magazine: str) -> FileVolume:
         """Open and lock an existing volume; *end* is the length of its file. Raises `VolumeBusyError`, `OSError`."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe would be read for ever
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

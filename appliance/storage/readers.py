@@ -39,7 +39,7 @@ def reading(paths: Iterable[Path]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for path in dict.fromkeys(paths):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             except OSError:
                 continue
             stack.callback(os.close, descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,8 @@ from appliance.storage.pools import reachable
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.scanned import UNKNOWN
 from appliance.storage.scanning import ScanRequest, ScanResult
-from appliance.volumes.blocks import BLOCK_HEADER, BlockHeader, SessionIds
+from appliance.storage.tail import headers_at
+from appliance.volumes.blocks import SessionIds
 
 _MOST = 10**9  # as in `scanned`
 
@@ -250,11 +250,9 @@ def _overwritten(copy: Copy, media: Sequence[Media], here: dict[str, Magazine]) 
         if magazine is None or magazine.path is None:
             continue
         try:
-            with (magazine.path / name).open("rb", buffering=0) as file:
-                head = os.pread(file.fileno(), BLOCK_HEADER.size, start)
-        except OSError:
+            (header,) = headers_at(magazine.path / name, (start,))
+        except (OSError, OverflowError, ValueError):  # a copy may claim any name and address
             return True
-        header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
         if header is None or header.ids != copy.ids:
             return True
     return False

@@ -179,7 +179,7 @@ def _ordered(
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[bool]:
     """Keep jobs from writing on the volume; False when one does just now."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+import os
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from appliance.volumes.blocks import BLOCK_HEADER, DEFAULT_BLOCK, BlockHeader, SessionIds
@@ -54,6 +55,20 @@ def _label_alone(reader: VolumeReader, name: str) -> SessionIds | None:
         return None
     label = reader.label()
     return found[0][1] if label is not None and label.name == name else None
+
+
+def headers_at(path: Path, addresses: Iterable[int]) -> Iterator[BlockHeader | None]:
+    """The block header at each address (bytes) of the file, None where there is none. Raises `OSError`.
+
+    A pipe in the place of a volume is not waited for: there is nothing in it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        for address in addresses:
+            head = os.pread(descriptor, BLOCK_HEADER.size, address)
+            yield BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
+    finally:
+        os.close(descriptor)
 
 
 def sessions_behind(path: Path, start: int) -> set[SessionIds]:

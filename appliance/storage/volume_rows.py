@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from appliance.config.schema import Config
 from appliance.storage.catalog import Catalog, write_media
 from appliance.storage.model import JobStatus, Media, VolumeStatus
 from appliance.storage.scanned import VolumeBook, text_of
+from appliance.storage.tail import headers_at
 from appliance.volumes.bb03 import VolumeKeys
-from appliance.volumes.blocks import BLOCK_HEADER, BlockHeader, SessionIds
+from appliance.volumes.blocks import SessionIds
 from appliance.volumes.labels import VolumeLabel
 from appliance.volumes.reader import Block, Damage, VolumeReader
 
@@ -58,16 +58,15 @@ def lacking(catalog: Catalog, media: Media, path: Path) -> Lacking:
     )
     gone: dict[int, None] = {}
     short, anew = False, False
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        for job_id, number, when, start, end in list(catalog.rows(query, (media.media_id, *_GOOD))):
-            head = os.pread(file.fileno(), BLOCK_HEADER.size, start)
-            header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
-            # A header that is damaged is told as damage.
-            other = header is not None and header.possible and header.ids != SessionIds(number, when)
-            if other or end >= size:
-                gone[job_id] = None
-                short, anew = short or end >= size, anew or other
+    size = path.stat().st_size
+    found = list(catalog.rows(query, (media.media_id, *_GOOD)))
+    headers = headers_at(path, (row[3] for row in found))
+    for (job_id, number, when, _, end), header in zip(found, headers, strict=True):
+        # A header that is damaged is told as damage.
+        other = header is not None and header.possible and header.ids != SessionIds(number, when)
+        if other or end >= size:
+            gone[job_id] = None
+            short, anew = short or end >= size, anew or other
     return Lacking(tuple(gone), short and not anew)
 
 

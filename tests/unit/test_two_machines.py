@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from appliance.config.schema import Config
+from appliance.storage import labelling
 from appliance.storage.commit import Commit
 from appliance.storage.model import JobStatus, Level, VolumeStatus
-from tests.unit.enginehelp import below, bring_back, configuration, save, volume
+from tests.unit.enginehelp import below, bring_back, configuration, magbay, save, volume
 from tests.unit.test_catalog_copies import recover
 from tests.unit.test_pools import media
 from tests.unit.test_scan import rows, scan
@@ -176,3 +178,24 @@ def test_a_volume_that_was_written_anew_without_this_catalog(
     result = scan(config)
     assert result.errors == [] and len(result.warnings) == 1 and f"job {one.job_id}," in result.warnings[0]
     assert [job.name for job in result.jobs.values()] == ["other"]
+
+
+@pytest.mark.parametrize("words", ["restore --to out", "verify", "verify --magazine m1", "catalog restore --force"])
+def test_a_pipe_in_the_place_of_a_volume_is_not_waited_for(tmp_path: Path, config: Config, words: str) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    save(config, data)
+    volume(config, "m1-0001").unlink()
+    os.mkfifo(tmp_path / "m1" / "m1-0001")
+    done = magbay(tmp_path, *words.replace("out", str(tmp_path / "out")).split())  # which gives up after a minute
+    assert done.status == (0 if "catalog" in words else 1)
+
+
+def test_a_pipe_in_the_place_of_a_fresh_volume(tmp_path: Path, config: Config) -> None:
+    (name,) = [item.name for item in labelling.create(config, magazine="m1", pool="Default", count=1)]
+    volume(config, name).unlink()
+    os.mkfifo(tmp_path / "m1" / name)
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    done = magbay(tmp_path, "backup", str(data))
+    assert done.status == 3 and "it is not a regular file" in done.stderr
