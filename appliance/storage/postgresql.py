@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from appliance.storage.database import PATIENCE
+from appliance.storage.database import PATIENCE, CatalogError
 
 # Any number will do that nobody else in the database takes for an advisory lock: "magbay" in ASCII.
 _LOCK = int.from_bytes(b"magbay", "big")
@@ -47,6 +48,8 @@ class PostgreSQL:
     remote = True
 
     def __init__(self, address: str) -> None:
+        """Raises `CatalogError` for what libpq does not take for an address, `errors`."""
+        _check(address)
         self.name = address.partition("?")[0]
         self._address = address
         self._cursors = 0
@@ -188,6 +191,17 @@ class PostgreSQL:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
+
+
+def _check(address: str) -> None:
+    try:
+        conninfo_to_dict(address)
+    except psycopg.ProgrammingError as error:
+        shown = address.partition("?")[0]  # what stands behind it may be nobody's business
+        told = str(error).strip().replace(address, shown)
+        hint = "Write it as postgresql://USER@HOST:PORT/DATABASE, or postgresql:///magbay for a server on this machine."
+        text = f"the setting catalog.database ({shown}) is no address of a PostgreSQL database: {told}"
+        raise CatalogError(text, hint=hint) from None
 
 
 @functools.lru_cache(maxsize=256)

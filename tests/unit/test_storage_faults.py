@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError, NotFoundError
 from appliance.storage import backup, labelling, verify
@@ -415,6 +416,29 @@ def test_a_damaged_or_newer_catalog_is_declared(tmp_path: Path, config: Config, 
         save(config, tree)
     assert "damaged" in caught.value.hint
     assert magbay(tmp_path, "jobs").status == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("postgresql://[bad", "looking for matching"),
+        ("postgresql://[bad?sslpassword=hush", "looking for matching"),
+        ("postgresql:///db?nonsense=hush", 'invalid URI query parameter: "nonsense"'),
+        ("postgresql://%zz/db", 'invalid percent-encoded token: "%zz"'),
+    ],
+)
+def test_an_address_that_is_none_is_told_as_a_fault_of_the_setting(tmp_path: Path, address: str, words: str) -> None:
+    pytest.importorskip("psycopg")
+    configuration(tmp_path)
+    with (tmp_path / "magbay.yaml").open("a") as file:
+        file.write(f'catalog: {{database: "{address}"}}\n')
+    with pytest.raises(CatalogError) as caught:
+        Catalog.of(load(tmp_path / "magbay.yaml"))
+    assert caught.value.message.startswith("the setting catalog.database (postgresql://")
+    assert words in caught.value.message and "postgresql://USER@HOST:PORT/DATABASE" in caught.value.hint
+    assert "hush" not in caught.value.message + caught.value.hint
+    told = magbay(tmp_path, "jobs")
+    assert told.status == ExitStatus.FAILED and "catalog.database" in told.stderr
 
 
 # -- read-only ----------------------------------------------------------------------------------------------------
