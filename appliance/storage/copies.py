@@ -24,8 +24,9 @@ from appliance.errors import MagbayError, NotFoundError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
+from appliance.storage import copy_heads
 from appliance.storage.catalog import Catalog
-from appliance.storage.model import Job, JobStatus, Media, SavedFile, VolumeStatus
+from appliance.storage.model import Job, JobStatus, Media, SavedFile
 from appliance.storage.pools import reachable
 from appliance.volumes.blocks import SessionIds
 
@@ -38,6 +39,8 @@ _CHUNK = 1 << 20
 _ROWS = 5000  # packed at once
 _LONGEST_LINE = 64 << 20
 _FIELDS = 5
+_LONGEST_FIELD = 1 << 20  # bytes; paths are shorter than 64 KiB
+_MOST = 1 << 31  # of FileIndexes and types
 _HINT = "It is left out; 'magbay volume scan' enters what is on the volumes."
 
 
@@ -198,24 +201,25 @@ def read_head(path: Path) -> Copy:
         return _parsed(path, found)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file", hint="Name a magazine's directory, or a copy in it.") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, RecursionError, zlib.error):
         raise CopyError(f"{path}: is no copy of a job's catalog, or damaged", hint=_HINT) from None
 
 
 def _parsed(path: Path, found: dict[str, Any]) -> Copy:
-    job = found["job"]
+    job = copy_heads.job(found["job"])
     base = found["base"]
-    media = [Media(**(one | {"status": VolumeStatus(one["status"])})) for one in found["media"]]
+    media = [copy_heads.media(one) for one in found["media"]]
+    number, text = copy_heads.number, copy_heads.text
     return Copy(
         path=path,
         job=job,
-        ids=SessionIds(int(job["session_id"]), int(job["session_time"])),
-        base=(SessionIds(int(base[0]), int(base[1])), int(base[2]), str(base[3])) if base else None,
+        ids=SessionIds(job["session_id"], job["session_time"]),
+        base=(SessionIds(number(base[0]), number(base[1])), number(base[2]), text(base[3])) if base else None,
         media=tuple(media),
-        stretches=tuple((str(one[0]), *map(int, one[1:5])) for one in found["stretches"]),  # type: ignore[misc]
-        sessions=tuple(SessionIds(int(one), int(when)) for one, when in found["sessions"]),
-        log=tuple((int(when), str(kind), str(text)) for when, kind, text in found["log"]),
-        files=int(found["files"]),
+        stretches=tuple(copy_heads.stretch(one, media) for one in found["stretches"]),
+        sessions=tuple(SessionIds(number(one), number(when)) for one, when in found["sessions"]),
+        log=tuple((number(when), text(kind), text(line)) for when, kind, line in found["log"]),
+        files=number(found["files"]),
     )
 
 
@@ -234,6 +238,8 @@ def records(copy: Copy, job_id: int) -> Iterator[SavedFile]:
                     yield _saved(job_id, fields[at : at + _FIELDS])
                     count += 1
                 rest = fields[whole:]
+                if len(rest[-1]) > _LONGEST_FIELD:
+                    raise ValueError
     except (OSError, EOFError, ValueError, zlib.error):
         raise CopyError(f"{copy.path}: is damaged", hint=_HINT) from None
     if rest != [b""] or count != copy.files:
@@ -242,7 +248,10 @@ def records(copy: Copy, job_id: int) -> Iterator[SavedFile]:
 
 def _saved(job_id: int, fields: Sequence[bytes]) -> SavedFile:
     index, kind, lstat, digest, path = fields
-    return SavedFile(job_id, int(index), int(kind), path, lstat.decode("ascii"), digest.decode("ascii"))
+    numbers = int(index), int(kind)
+    if not (0 < numbers[0] < _MOST and 0 <= numbers[1] < _MOST):
+        raise ValueError
+    return SavedFile(job_id, *numbers, path, lstat.decode("ascii"), digest.decode("ascii"))
 
 
 def sources(config: Config, paths: Sequence[Path]) -> list[tuple[Path, Magazine | None]]:

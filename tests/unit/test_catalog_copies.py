@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import gzip
+import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,3 +244,49 @@ def test_setting_a_catalog_aside(tmp_path: Path, config: Config) -> None:
         assert [job.files for job in catalog.jobs()] == [1]
     with Catalog(config.state_dir, second) as catalog:
         assert not catalog.jobs()
+
+
+ODD = (None, "x", -1, float("inf"), float("nan"), 2**70, [], {}, "\udcff", "a\0b", [[1, 2, 3, 4, 5]], 1.5)
+
+
+def places(node: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything in a JSON document."""
+    for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        yield (*here, key)
+        yield from places(node[key], (*here, key))
+
+
+def test_whatever_a_copy_claims_there_is_a_word_for_it(tmp_path: Path, config: Config) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    save(config, data)
+    (path,) = found(tmp_path / "m1")
+    first, _, rest = gzip.decompress(path.read_bytes()).partition(b"\n")
+    head = json.loads(first)
+    lines = [(b'{"kind":' + b"[" * 200_000, rest)]
+    for place in places(head):
+        for value in ODD:
+            changed = copy.deepcopy(head)
+            node = changed
+            for key in place[:-1]:
+                node = node[key]
+            if value is None and isinstance(node, dict):
+                del node[place[-1]]
+            else:
+                node[place[-1]] = value
+            lines.append((json.dumps(changed).encode(), rest))
+    fields = rest.split(b"\0")
+    for at, value in itertools.product(range(5), (b"x", b"-1", b"9" * 30, b"9" * 5000, b"\xff", b"")):
+        lines.append((first, b"\0".join([*fields[:at], value, *fields[at + 1 :]])))
+    lines.append((first, b"a" * 50_000_000))
+    tracemalloc.start()
+    for number, (line, records) in enumerate(lines):
+        path.write_bytes(gzip.compress(line + b"\n" + records, 1))
+        with contextlib.suppress(MagbayError):  # and nothing else
+            one = copies.read_head(path)
+            list(copies.records(one, 1))
+        if number % 20 == 0:  # a catalog takes its time
+            lose(config)
+            recover(config, scan=False)
+    assert tracemalloc.get_traced_memory()[1] < 140 << 20  # the last one is made of 50 MB
+    tracemalloc.stop()
