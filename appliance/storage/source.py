@@ -349,10 +349,12 @@ class VolumeSource:
         """Why magazines that are here and could be taken cannot be written on, and what to do about it."""
         for magazine in attached.attached(self._config):
             what, other = f"magazine {magazine.name}", "or plug in another magazine."
-            if not may_use(self._config, self._pool_name, magazine) or not reachable(magazine):
+            if not may_use(self._config, self._pool_name, magazine):
                 continue
             if magazine.reason:  # the media agent knows
                 yield f"{what} is {magazine.reason}", f"See 'Read-only magazines' in media.md, {other}"
+            elif not reachable(magazine):
+                continue
             elif _is_read_only(magazine.path):
                 why = f"Look in the journal why {what} ({magazine.path}) is read-only"
                 hint = f"{why}; if its disk is sound, make it writable (mount -o remount,rw), {other}"
