@@ -174,7 +174,8 @@ def _apply(entry: BsrEntry, keyword: str, value: str, where: str) -> None:
     if keyword in _NUMBERS:
         entry.ranges.setdefault(keyword, []).extend(_parse_ranges(value, where))
     elif keyword in _NAMES:
-        entry.names.setdefault(keyword, []).append(value)
+        # A list like "a","b" as well: names of resources have neither commas nor quotes.
+        entry.names.setdefault(keyword, []).extend(name.strip(' "') for name in value.split(","))
     elif keyword in _OTHER:
         _OTHER[keyword](entry, value, where)
     elif keyword not in _IGNORED:

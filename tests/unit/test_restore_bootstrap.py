@@ -22,6 +22,7 @@ from appliance.volumes.blocks import SessionIds
 from appliance.volumes.bsr import parse_bsr
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.events import FileStart
+from appliance.volumes.labels import SessionLabel
 from appliance.volumes.reading import read_volumes
 from tests.unit import stocktools
 from tests.unit.enginehelp import assert_same, below, bring_back, configuration, facts, magbay, rich_tree, save, volume
@@ -318,3 +319,12 @@ def test_an_enciphered_volume_of_the_catalog(tmp_path: Path, config: Config, nam
     assert back.files == 0 and any("--volume-key" in line for line in back.errors)
     with pytest.raises(NotFoundError):
         bring_back(config, tmp_path / "wrong", keys=(tmp_path / "no-such-key",))
+
+
+def test_jobs_and_clients_may_be_lists() -> None:
+    label = SessionLabel(job_id=1, time=0, job="one.x", job_name="one", client="b")
+    for line in ('Client="a","b"', "Client=a, b", 'Client="b"', "Client=a\nClient=b"):
+        wanted = parse_bsr(f"Volume=v\n{line}\n", "x")
+        assert wanted.wants_block("v", SessionIds(1, 1), 10) and wanted.wants_record(label, 1, 2), line
+    refused = parse_bsr('Volume=v\nClient="a","c"\n', "x")
+    assert refused.wants_block("v", SessionIds(1, 1), 10) and not refused.wants_record(label, 1, 2)
