@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from appliance.config.schema import Config
-from appliance.storage import labelling
+from appliance.storage import backup, labelling
 from appliance.storage.commit import Commit
 from appliance.storage.model import JobStatus, Level, VolumeStatus
 from tests.unit.enginehelp import below, bring_back, configuration, magbay, save, volume
 from tests.unit.test_catalog_copies import recover
-from tests.unit.test_pools import media
+from tests.unit.test_pools import configured, media
 from tests.unit.test_scan import rows, scan
 
 
@@ -133,25 +133,31 @@ def test_a_scan_of_an_older_state_of_a_volume_tells_what_it_lacks(tmp_path: Path
     assert media(config)["m1-0001"].status is VolumeStatus.ERROR
 
 
-def test_a_catalog_of_before_the_end_of_a_job_does_not_cut_it_off(
-    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, state, kept = tmp_path / "data", config.state_dir, tmp_path / "kept"
-    data.write_bytes(b"one")
-    save(config, data)
+def save_with_a_snapshot(config: Config, data: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> backup.JobResult:
+    """Save, and then have the catalog as whoever saves the whole machine has it: with this job still running."""
     done = Commit.done
 
     def snapshot(self: Commit, *words: Any) -> Any:
-        shutil.copytree(state, kept)  # of a running job, as whoever saves the whole machine has it
+        shutil.copytree(config.state_dir, kept)
         return done(self, *words)
 
-    monkeypatch.setattr(Commit, "done", snapshot)
+    with monkeypatch.context() as patch:
+        patch.setattr(Commit, "done", snapshot)
+        saved = save(config, data)
+    assert saved.status is JobStatus.DONE
+    shutil.rmtree(config.state_dir)
+    kept.rename(config.state_dir)
+    return saved
+
+
+def test_a_catalog_of_before_the_end_of_a_job_does_not_cut_it_off(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    save(config, data)
     data.write_bytes(b"two")
-    two = save(config, data)
-    monkeypatch.undo()
-    assert two.status is JobStatus.DONE
-    shutil.rmtree(state)
-    kept.rename(state)
+    two = save_with_a_snapshot(config, data, tmp_path / "kept", monkeypatch)
     before = volume(config, "m1-0001").read_bytes()
     data.write_bytes(b"three")
     three = save(config, data)
@@ -161,6 +167,24 @@ def test_a_catalog_of_before_the_end_of_a_job_does_not_cut_it_off(
     for job, content in ((two, b"two"), (three, b"three")):
         bring_back(config, tmp_path / "out", job=job.job_id)
         assert below(tmp_path / "out", data).read_bytes() == content
+
+
+def test_a_catalog_of_before_the_end_of_a_job_does_not_have_it_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In such a catalog the job failed, and what failed is not needed."""
+    config = configured(tmp_path, "  Default: {maximum_volume_bytes: 200000, maximum_volumes: 2, retention: 90d}\n")
+    data = tmp_path / "data"
+    data.write_bytes(os.urandom(300_000))
+    content = data.read_bytes()
+    one = save_with_a_snapshot(config, data, tmp_path / "kept", monkeypatch)
+    before = volume(config, "m1-0001").read_bytes()
+    two = save(config, data)
+    assert two.status is JobStatus.FAILED and "magbay catalog restore" in " ".join(two.warnings)
+    assert volume(config, "m1-0001").read_bytes() == before
+    assert recover(config).errors == []
+    bring_back(config, tmp_path / "out", job=one.job_id)
+    assert below(tmp_path / "out", data).read_bytes() == content
 
 
 def test_a_volume_that_was_written_anew_without_this_catalog(
