@@ -18,6 +18,7 @@ import pytest
 
 from appliance.config.loader import load
 from appliance.errors import ExitStatus
+from appliance.host import files
 from appliance.storage import backup, copies, labelling, saved_files, verify
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, Media, VolumeStatus
@@ -185,6 +186,8 @@ class Machine:
 
     def append(self) -> backup.JobResult:
         """The next job: it is good, what torn tails there were are cut off, and no volume is given up."""
+        # After the power cut it is another process: the number of a directory of an earlier state may come again.
+        files._looked_at.clear()
         lines: list[str] = []
         tails = self._tails()
         request = backup.BackupRequest((self.folder / "source" / "more",), name="next")
