@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from appliance.storage import saved_files
 from appliance.storage.catalog import Catalog
-from appliance.storage.model import Job
+from appliance.storage.model import UNKNOWN, Job
 from appliance.volumes.events import FileEntry
+
+
+def is_anothers(job: Job, name: str, client: str) -> bool:
+    """Whether what says of itself that it is of the job *name* of *client* (empty: not told) is not of *job*."""
+    return job.name != UNKNOWN and (job.name != name or len({job.client, client} - {""}) > 1)
 
 
 def is_settled(catalog: Catalog, job: Job, media_id: int | None) -> bool:

@@ -34,6 +34,8 @@ class JobStatus(Enum):
 
 DEFAULT_NAME = "backup"
 """Of a job that is in no configuration."""
+UNKNOWN = "unknown"
+"""Name of a job whose labels were not found yet."""
 
 
 class Level(Enum):

@@ -13,15 +13,14 @@ from appliance.errors import MagbayError, UsageError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage import copies, folders, scanning
+from appliance.storage import clashing, copies, folders, scanning
 from appliance.storage.catalog import FILE, Catalog, CatalogError, next_job_id
 from appliance.storage.copies import Copy
 from appliance.storage.database import Database
 from appliance.storage.joblog import LogCallback
-from appliance.storage.model import Job, JobStatus, Level, Media, Stretch
+from appliance.storage.model import UNKNOWN, Job, JobStatus, Level, Media, Stretch
 from appliance.storage.pools import reachable
 from appliance.storage.saved_files import FileWriter
-from appliance.storage.scanned import UNKNOWN
 from appliance.storage.scanning import ScanRequest, ScanResult
 from appliance.storage.tail import headers_at
 from appliance.volumes.blocks import SessionIds
@@ -202,10 +201,7 @@ def _enter(
 
 def _refuse_anothers(copy: Copy, job: Job | None) -> None:
     """Raises `MagbayError` when the catalog has another machine's *job* under the session ids of the copy."""
-    if job is None or job.name == UNKNOWN:
-        return
-    clients = {job.client, copy.job["client"]} - {""}
-    if job.name != copy.job["name"] or len(clients) > 1:
+    if job and clashing.is_anothers(job, copy.job["name"], copy.job["client"]):
         raise MagbayError(
             f"{copy.path}: has the session ids {copy.ids} of job {job.job_id} {job.name}; it is not entered",
             hint="It is a copy of another machine's catalog: restore from it there.",

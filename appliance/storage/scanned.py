@@ -14,7 +14,7 @@ from appliance.storage import clashing, unsettled
 from appliance.storage.catalog import Catalog, next_job_id
 from appliance.storage.database import Database
 from appliance.storage.digests import digest_text, link_digest
-from appliance.storage.model import Job, JobStatus, Level, Media
+from appliance.storage.model import UNKNOWN, Job, JobStatus, Level, Media
 from appliance.storage.saved_files import FileWriter
 from appliance.storage.sink import STRETCH_BYTES
 from appliance.volumes.attributes import FileType
@@ -35,7 +35,6 @@ _MOST = 10**9
 _MOST_BYTES = 1 << 48
 _MOST_CUT = 1000
 _GOES_ON = "a job that goes on here"
-UNKNOWN = "unknown"  # name of a job whose labels were not found yet
 
 
 @dataclass
@@ -194,8 +193,7 @@ class VolumeBook:
             known = clashing.is_settled(self._catalog, job, self._media.media_id if self._media else None)
             session.doubtful = job if known and not session.whole else None
             return False
-        clients = {job.client, text_of(label.client)} - {""}
-        if job.name == text_of(label.job_name) and len(clients) < 2:
+        if not clashing.is_anothers(job, text_of(label.job_name), text_of(label.client)):
             return False
         self._leave_out(session, job, f"job {label.job}")
         return True
