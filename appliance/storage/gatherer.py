@@ -157,9 +157,6 @@ class RingOutput:
 
 def main(words: list[str]) -> None:
     """Do the task and end."""
-    import sys
-
-    sys.setswitchinterval(0.0002)
     ring = Ring(words)
     task: Task = pickle.loads(ring.task)  # noqa: S301 - from the process that started this one
     output = RingOutput(ring)

@@ -92,13 +92,7 @@ class Reader:
             # The caller closes the file next.
             wait([read for _, _, read in ahead])
 
-    def _placed(
-        self,
-        descriptor: int,
-        size: int,
-        digest: Hash | None,
-        place: Place,
-    ) -> Iterator[memoryview]:
+    def _placed(self, descriptor: int, size: int, digest: Hash | None, place: Place) -> Iterator[memoryview]:
         """Read to where the output has it, which goes on while the next piece is read."""
         at = 0
         while at < size:
