@@ -209,6 +209,7 @@ def _parsed(path: Path, found: dict[str, Any]) -> Copy:
     job = copy_heads.job(found["job"])
     base = found["base"]
     media = [copy_heads.media(one) for one in found["media"]]
+    volumes = {item.name for item in media}
     number, text = copy_heads.number, copy_heads.text
     return Copy(
         path=path,
@@ -216,7 +217,7 @@ def _parsed(path: Path, found: dict[str, Any]) -> Copy:
         ids=SessionIds(job["session_id"], job["session_time"]),
         base=(SessionIds(number(base[0]), number(base[1])), number(base[2]), text(base[3])) if base else None,
         media=tuple(media),
-        stretches=tuple(copy_heads.stretch(one, media) for one in found["stretches"]),
+        stretches=tuple(copy_heads.stretch(one, volumes) for one in found["stretches"]),
         sessions=tuple(SessionIds(number(one), number(when)) for one, when in found["sessions"]),
         log=tuple((number(when), text(kind), text(line)) for when, kind, line in found["log"]),
         files=number(found["files"]),

@@ -5,7 +5,7 @@ A magazine may be anybody's: what a copy claims is looked at before any of it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container
 from typing import Any
 
 from appliance.changer import inventory
@@ -51,9 +51,9 @@ def media(found: Any) -> Media:
     return Media(**values, status=VolumeStatus(found["status"]))
 
 
-def stretch(found: Any, volumes: Sequence[Media]) -> tuple[str, int, int, int, int]:
-    """A volume's name, FileIndexes and addresses."""
+def stretch(found: Any, volumes: Container[str]) -> tuple[str, int, int, int, int]:
+    """A volume's name, one of *volumes*, FileIndexes and addresses."""
     name, first, last, start, end = found
-    if name not in {item.name for item in volumes}:
+    if name not in volumes:
         raise ValueError(name)
     return name, number(first), number(last), number(start), number(end)

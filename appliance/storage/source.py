@@ -240,12 +240,12 @@ class VolumeSource:
         where = {"MAGAZINE": device.magazine, "VOLUME": media.name}
         if media.status is not VolumeStatus.RECYCLE and read_label(device.path).name != media.name:
             raise MagbayError(f"volume {media.name} on magazine {device.magazine} has another label: it is left alone")
-        jobs = expiry.jobs_on(self._catalog, media)
         if self._was_good(self._catalog.failed_sessions(media)):
             raise MagbayError(
                 f"volume {media.name} on magazine {device.magazine} is not written anew: a job that the catalog calls "
                 "failed had ended well, and 'magbay catalog restore' enters it"
             )
+        jobs = expiry.jobs_on(self._catalog, media)
         clean = recycling.recycle(self._catalog, self._config, device, media, self._pool_name)
         if clean is None:
             self._log.info(

@@ -19,6 +19,7 @@ from appliance.config.loader import load
 from appliance.config.schema import Config
 from appliance.host import workers
 from appliance.storage import backup, restore, tables
+from appliance.storage.database import SQLite
 from appliance.storage.model import Level
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,19 @@ def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def sessions_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have new catalogs count their sessions from 1, as those that were made by older versions did."""
     monkeypatch.setattr(tables, "SESSIONS", 1)
+
+
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with what is asked of SQLite from now on."""
+    asked: list[str] = []
+    really = SQLite.execute
+
+    def execute(self: SQLite, query: str, *more: Any) -> Any:
+        asked.append(query)
+        return really(self, query, *more)
+
+    monkeypatch.setattr(SQLite, "execute", execute)
+    return asked
 
 
 def bring_back(config: Config, to: Path, **options: Any) -> restore.RestoreResult:

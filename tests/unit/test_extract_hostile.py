@@ -17,7 +17,6 @@ import pytest
 
 from appliance.config.schema import Config
 from appliance.storage import scanning
-from appliance.storage.database import SQLite
 from appliance.storage.extract import Extractor
 from appliance.storage.outcome import Summary
 from appliance.storage.targets import LimitError
@@ -26,6 +25,7 @@ from appliance.volumes.blocks import RECORD_HEADER
 from appliance.volumes.reading import read_volumes
 from appliance.volumes.streams import Stream
 from appliance.volumes.verify import ContentCheck
+from tests.unit.enginehelp import statements
 from tests.unit.test_cli_volume import run
 from tests.unit.volume_builder import IDS, Job, label_of, one_job, volume
 
@@ -292,14 +292,7 @@ def test_a_scan_of_many_jobs_changes_few_rows(tmp_path: Path, config: Config, mo
     (tmp_path / "m1").mkdir()
     jobs = [Job(ids=IDS._replace(session_id=number), job_id=number) for number in range(1, 61)]
     volume(tmp_path / "m1" / "many", *(block for job in jobs for block in job.end()))
-    changes: list[str] = []
-    really = SQLite.execute
-
-    def execute(self: SQLite, query: str, *more: Any) -> Any:
-        changes.extend([query] if "SET BaseJobId" in query else [])
-        return really(self, query, *more)
-
-    monkeypatch.setattr(SQLite, "execute", execute)
+    queries = statements(monkeypatch)
     request = scanning.ScanRequest(magazine="m1")
     assert len(scanning.run(config, request, log=lambda text, fields: None).jobs) == 60
-    assert len(changes) <= 2 * 60
+    assert len([query for query in queries if "SET BaseJobId" in query]) <= 2 * 60

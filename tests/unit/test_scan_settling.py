@@ -12,10 +12,10 @@ from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.storage import bases, scanning, unsettled
 from appliance.storage.catalog import Catalog
-from appliance.storage.database import Database, SQLite
+from appliance.storage.database import Database
 from appliance.storage.model import JobStatus, Level
 from appliance.storage.scanning import ScanRequest
-from tests.unit.enginehelp import below, bring_back, configuration, save, volume
+from tests.unit.enginehelp import below, bring_back, configuration, save, statements, volume
 from tests.unit.test_scan import assert_restores, history, lose, rows, scan
 from tests.unit.volume_builder import IDS, Job
 from tests.unit.volume_builder import volume as built
@@ -90,14 +90,7 @@ def test_jobs_are_read_once_however_many_come(tmp_path: Path, config: Config, mo
     (tmp_path / "m1").mkdir()
     jobs = [Job(ids=IDS._replace(session_id=number), job_id=number) for number in range(1, 61)]
     built(tmp_path / "m1" / "many", *(block for job in jobs for block in job.end()))
-    queries: list[str] = []
-    really = SQLite.execute
-
-    def execute(self: SQLite, query: str, *more: Any) -> Any:
-        queries.append(query)
-        return really(self, query, *more)
-
-    monkeypatch.setattr(SQLite, "execute", execute)
+    queries = statements(monkeypatch)
     assert len(scan(config, magazine="m1").jobs) == 60
     assert len([query for query in queries if "BaseJobId" in query and query.startswith("SELECT Started")]) == 1
     by_name = [query for query in queries if "FROM Job" in query and " WHERE Name=" in query]
