@@ -22,6 +22,7 @@ _MOST_SECONDS = 900.0
 # A wrong password is answered after five seconds. For a Director that takes the connection and says nothing bconsole
 # waits twenty, whatever -u is, and then has the same words for it.
 _REFUSAL, _MUTE = 8, 15.0
+_MOST_TOLD = 4  # commands in a message
 _WHAT = "talking to the Director"
 _REACH = "Is the Director running? 'magbay director test' checks the whole chain."
 _CONNECTING = "Connecting to Director "
@@ -64,7 +65,7 @@ class BaculaConsole:
         except MagbayError:
             if time.monotonic() - began < limit:
                 raise
-            raise MagbayError(f"{_WHAT}: no answer within {limit} s", hint=_REACH) from None
+            raise _silence(lines, limit) from None
         _greeting, marker, rest = reply.partition("1000 OK")
         if marker:
             return rest
@@ -86,7 +87,7 @@ class BareosConsole:
         text = "".join(f"{line}\n" for line in lines)
         status, reply, complaint = attempt(argv, _WHAT, timeout=_MOST_SECONDS, hint=_REACH, text=text)
         if status == -signal.SIGALRM:
-            raise MagbayError(f"{_WHAT}: no answer within {seconds} s", hint=_REACH)
+            raise _silence(lines, seconds)
         if status != 0:
             raise MagbayError(f"{_WHAT}: {_last(complaint) or 'the session was cut'}", hint=_REACH)
         return reply
@@ -157,6 +158,12 @@ def _check_lines(lines: Sequence[str]) -> None:
     for line in lines:
         if not line.isprintable():
             raise MagbayError(f"a console command would hold a control character: {line!r}")
+
+
+def _silence(lines: Sequence[str], seconds: int) -> MagbayError:
+    """The replies of the session are lost with it: say what was asked, so that it can be tried by hand."""
+    asked = ", ".join(f"'{line}'" for line in lines[:_MOST_TOLD]) + (", …" if len(lines) > _MOST_TOLD else "")
+    return MagbayError(f"{_WHAT}: no answer within {seconds} s to {asked}", hint=_REACH)
 
 
 def _reason(reply: str, complaint: str, seconds: float) -> str:
