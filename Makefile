@@ -17,6 +17,7 @@ $(VENV)/.stamp: pyproject.toml bin/compile bin/magbay-changer.c | host-packages
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@bin/compile $(VENV)/bin/magbay-changer
+	@$(VENV)/bin/python -m compileall -q appliance
 	@touch $@
 
 ## make unit      the unit suite (under a minute)

@@ -11,6 +11,7 @@ Needs five times the size of the tree in the scratch directory.
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import random
 import shutil
@@ -268,6 +269,8 @@ def main() -> None:
     args = parser.parse_args()
     if absent := missing():
         sys.exit(absent)
+    # As the package's installation does; where PYTHONDONTWRITEBYTECODE is set each command would do it again.
+    compileall.compile_dir(Path(__file__).parents[1] / "appliance", quiet=1)
     work: dict[str, Callable[[Path], None]] = {
         "large": lambda scratch: large(scratch, args.n, args.size << 20),
         "small": lambda scratch: small(scratch, args.n, args.files),
