@@ -48,6 +48,14 @@ class Where:
         )
 
 
+class UnknownKeyError(ConfigError):
+    """*key* is none of those that the mapping may have."""
+
+    def __init__(self, message: str, *, hint: str, key: str) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+
 class Kind(Protocol):
     """Reads one node and describes itself (as a JSON Schema fragment)."""
 
@@ -273,7 +281,9 @@ class Record:
         fields = {field.name: field for field in dataclasses.fields(self.of)}
         for key, (key_node, _value) in found.items():
             if key not in fields:
-                raise where.inside(key).error(key_node, "unknown key", "Known here: " + ", ".join(sorted(fields)) + ".")
+                known = "Known here: " + ", ".join(sorted(fields)) + "."
+                plain = where.inside(key).error(key_node, "unknown key", known)
+                raise UnknownKeyError(plain.message, hint=plain.hint, key=key)
         values = {
             key: fields[key].metadata["kind"].read(value, where.inside(key)) for key, (_k, value) in found.items()
         }

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from appliance.config import vchanger
-from appliance.config.kinds import Record, Where, pairs
+from appliance.config import elsewhere, vchanger
+from appliance.config.kinds import Record, UnknownKeyError, Where, pairs
 from appliance.config.place import DEFAULT_PATH
 from appliance.config.schema import Config, Enrolment
 from appliance.errors import ConfigError
@@ -43,7 +43,12 @@ def load_copy(copy: Path, origin: Path) -> Config:
 
 
 def _read(root: yaml.MappingNode, path: Path) -> Config:
-    config: Config = Record(Config).read(root, Where(path))
+    try:
+        config: Config = Record(Config).read(root, Where(path))
+    except UnknownKeyError as error:
+        if found := elsewhere.places(Config, error.key):
+            error.hint += f" It belongs to {' or '.join(found)}."
+        raise
     return config
 
 

@@ -44,6 +44,23 @@ def test_example_is_valid_and_names_every_key(tmp_path: Path) -> None:
         assert f"{key}:" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pools: {P: {compression: LZ4}}\n", "It belongs to filesets.NAME or filesets.NAME.options[]."),
+        ("drives: 2\n", "It belongs to changer."),
+        ("changer: {state_dir: x}\n", "It belongs to the top level."),
+        ("drivers: 2\n", "."),
+        ("name: x\n", "It belongs to changer or magazines[]."),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_told_where_it_belongs(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    known, _dot, rest = caught.value.hint.partition(". ")
+    assert known.startswith("Known here: ") and (rest or ".") == words
+
+
 def test_scalars_are_text(tmp_path: Path) -> None:
     text = "magazines:\n  - {name: NO, directory: 22:22}\n  - {name: 0644, directory: ~}\n"
     config = load(write(tmp_path, text))
