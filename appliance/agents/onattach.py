@@ -64,7 +64,8 @@ class AttachedJobs:
 
     async def _start(self, magazine: str, name: str, job: JobConfig) -> None:
         last = self._last_start(name)
-        if last is not None and last + job.attach_interval > time.time():
+        # A start that is still to come is of a clock that was wrong.
+        if last is not None and last <= time.time() < last + job.attach_interval:
             text = f"magazine {magazine} is here; job {name} is not started, it began less than its interval ago"
             self._host.journal.send(text, MAGAZINE=magazine)
             return

@@ -50,6 +50,8 @@ def run_browse(args: argparse.Namespace, out: Output) -> ExitStatus:
             names = (path, path.rstrip(b"/") + b"/")
             found = [saved for name in names for saved in saved_files.versions(catalog, name)]
             started = {job.job_id: job.started for job in catalog.jobs()}
+            places = {job_id: place for place, job_id in enumerate(started)}
+            found.sort(key=lambda saved: places[saved.job_id])
         else:
             chain = plan.chain_of(catalog, plan.chosen_job(catalog, args.job, args.latest, args.at))
             if "/" in args.path.rstrip("/") or path == b"/":

@@ -231,9 +231,9 @@ def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple
     fileset = json.dumps([[os.fsdecode(name) for name in names], *_selection(request.rules)], ensure_ascii=True)
     digest = hashlib.md5(fileset.encode(), usedforsecurity=False).digest()
     md5 = base64.b64encode(digest).decode("ascii").rstrip("=")
-    base = _base(catalog, request, md5)
-    level = request.level if base else Level.FULL
     client = socket.gethostname()[:100]
+    base = _base(catalog, request, md5, client)
+    level = request.level if base else Level.FULL
     new = NewJob(request.name, level, request.pool, fileset, md5, base.job_id if base else None, client)
     # The clock that stamps files runs milliseconds behind: a change after the start may bear the second before it.
     return new, base.started - 1 if base else None
@@ -253,15 +253,20 @@ def _selection(rules: FilesetConfig) -> list[object]:
     return [list(rules.exclude), given] if given else [list(rules.exclude)]
 
 
-def _base(catalog: Catalog, request: BackupRequest, fileset_md5: str) -> Job | None:
+def _base(catalog: Catalog, request: BackupRequest, fileset_md5: str, client: str) -> Job | None:
     """The job that this one builds on: the last good full one, for an incremental the last good one of any level.
 
-    One that builds itself on what the catalog lacks is passed over, or the hole would be in all that follow. So is,
-    where only times are compared, one that began when the clock was ahead: what changed since bears earlier times.
+    One of another host, whose volumes were scanned here, saved other files under the same names. One that builds itself
+    on what the catalog lacks is passed over, or the hole would be in all that follow. So is, where only times are
+    compared, one that began when the clock was ahead: what changed since bears earlier times.
     """
     if request.level is Level.FULL:
         return None
-    good = [job for job in catalog.jobs(name=request.name, fileset_md5=fileset_md5) if job.status.good]
+    good = [
+        job
+        for job in catalog.jobs(name=request.name, fileset_md5=fileset_md5)
+        if job.status.good and job.client in ("", client)
+    ]
     if not request.accurate:
         now = time.time()
         good = [job for job in good if job.started <= now]

@@ -1,4 +1,4 @@
-"""What scanned jobs build on. Labels do not say it: it is found by name, fileset, client and time."""
+"""What scanned jobs build on. Labels do not say it: it is found by name, fileset, client and order (`order`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from appliance.storage import order
 from appliance.storage.database import Database
 from appliance.storage.model import JobStatus, Level
 
@@ -15,13 +16,13 @@ STATUS = {"T": JobStatus.DONE, "W": JobStatus.WARNINGS, "e": JobStatus.WARNINGS,
 """What end labels say (volume format, 4.3); all else is a failure."""
 _ROWS = (
     "SELECT Started, Job.JobId, Level, JobStatus, coalesce(Ended, ''), Scanned.JobId IS NOT NULL, BaseJobId, Name, "
-    "FileSetMD5, Client FROM Job LEFT JOIN Scanned ON Scanned.JobId=Job.JobId WHERE Type='B' "
-    "ORDER BY Started, Job.JobId"
+    "FileSetMD5, Client, VolSessionId, VolSessionTime FROM Job LEFT JOIN Scanned ON Scanned.JobId=Job.JobId "
+    "WHERE Type='B'"
 )
 
 
 class _Job(NamedTuple):
-    """A row of the query; rows are in order by their first two columns."""
+    """A row of the query."""
 
     started: int
     job_id: int
@@ -33,6 +34,8 @@ class _Job(NamedTuple):
     name: str
     fileset: str
     client: str
+    session_id: int
+    session_time: int
 
 
 def find(db: Database, job_ids: Iterable[int]) -> None:
@@ -42,8 +45,9 @@ def find(db: Database, job_ids: Iterable[int]) -> None:
     """
     groups: dict[tuple[str, str, str], list[_Job]] = defaultdict(list)
     jobs = {}
-    for row in db.execute(_ROWS):
-        job = _Job(*row)
+    place: dict[int, int] = {}
+    for job in order.oldest_first(_Job(*row) for row in db.execute(_ROWS)):
+        place[job.job_id] = len(place)
         jobs[job.job_id] = job
         groups[job.name, job.fileset, job.client].append(job)
     # Jobs of no client count for each client: the job with the highest number has the last word on them.
@@ -57,7 +61,8 @@ def find(db: Database, job_ids: Iterable[int]) -> None:
     found: dict[int, int | None] = {}
     for name, fileset, client in asked:
         of_nobody = groups.get((name, fileset, ""), []) if client else []
-        found |= _bases(heapq.merge(groups.get((name, fileset, client), []), of_nobody))
+        of_it = groups.get((name, fileset, client), [])
+        found |= _bases(heapq.merge(of_it, of_nobody, key=lambda job: place[job.job_id]))
     for job_id, base in found.items():
         if base != jobs[job_id].base:
             db.execute("UPDATE Job SET BaseJobId=? WHERE JobId=?", (base, job_id))

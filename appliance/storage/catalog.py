@@ -16,7 +16,7 @@ from typing import Any
 from appliance.config.schema import Config
 from appliance.errors import NotFoundError, PermissionDeniedError
 from appliance.host import files
-from appliance.storage import folders, tables
+from appliance.storage import folders, order, tables
 from appliance.storage.alive import Alive
 from appliance.storage.database import CatalogError as CatalogError
 from appliance.storage.database import Database, declared
@@ -256,10 +256,10 @@ class Catalog:
     def jobs(
         self, *, name: str | None = None, status: JobStatus | None = None, fileset_md5: str | None = None
     ) -> list[Job]:
-        """Jobs, newest first."""
+        """Jobs, newest first (`order`): numbers mislead when jobs of another catalog were entered later."""
         where, values = _where(Name=name, JobStatus=status.value if status else None, FileSetMD5=fileset_md5)
-        query = f"SELECT {_JOB} FROM Job {where} ORDER BY JobId DESC"  # noqa: S608
-        return [_job(row) for row in self.rows(query, values)]
+        query = f"SELECT {_JOB} FROM Job {where}"  # noqa: S608
+        return order.oldest_first(_job(row) for row in self.rows(query, values))[::-1]
 
     def log(self, job_id: int, kind: str, text: str) -> None:
         """Keep a line of the job's log; *kind*: info, warning, error."""
@@ -293,6 +293,16 @@ class Catalog:
     def update_media(self, media: Media) -> None:
         """Store the volume's size, status and times."""
         self.attempt(lambda db: write_media(db, media))
+
+    def mark_media(self, media: Media, status: VolumeStatus) -> None:
+        """Store a status alone, unless the volume was written anew, or got another one, since *media* was read.
+
+        For who does not have the volume locked: a job that writes on it may just have entered where it ends.
+        """
+        self.change(
+            "UPDATE Media SET VolStatus=? WHERE MediaId=? AND VolStatus=? AND FirstWritten=?",
+            (status.value, media.media_id, media.status.value, media.first_written),
+        )
 
     def touch_media(self, job_id: int, media: Media) -> None:
         """Note that the job begins to write on the volume: the evidence for later of what is its tail."""

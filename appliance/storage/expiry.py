@@ -3,50 +3,84 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 
 from appliance.config.schema import Config
-from appliance.storage import bases, folders
+from appliance.storage import bases, folders, order
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
-from appliance.storage.model import Job, JobStatus, Media
+from appliance.storage.model import Job, JobStatus, Level, Media
 
 
 def needed(catalog: Catalog, config: Config) -> set[int]:
     """JobIds that must stay readable.
 
     Those that run, those whose pool keeps them still (`retention`; without it, or without the pool, for ever), the
-    newest good one of each name unless the pool says otherwise, and whatever these build on. What failed or was
-    cancelled is not: nothing of it counts as saved, and it would keep the room that the next attempt needs.
+    newest good one of each name and host unless the pool says otherwise, and whatever these build on or may build on.
+    What failed or was cancelled is not: nothing of it counts as saved, and it would keep the room that the next attempt
+    needs.
     """
     now = time.time()
-    jobs = {job.job_id: job for job in catalog.jobs()}
+    jobs = {job.job_id: job for job in catalog.jobs()}  # newest first
+    began = order.times(jobs.values())
     open_ended = _open_ended(catalog)
     kept = {
         job_id
         for job_id, job in jobs.items()
-        if _is_kept(config, job, now) and (not job.status.bad or job_id in open_ended or catalog.is_alive(job_id))
+        if _is_kept(config, job, began[job_id], now)
+        and (not job.status.bad or job_id in open_ended or catalog.is_alive(job_id))
     }
-    newest: dict[str, int] = {}
-    for job in jobs.values():  # newest first
-        if job.status.good and job.name not in newest:
-            newest[job.name] = job.job_id
+    newest: set[tuple[str, str]] = set()
+    for job in jobs.values():
+        if job.status.good and (job.name, job.client) not in newest:
+            newest.add((job.name, job.client))
             if config.pools[job.pool].keep_newest if job.pool in config.pools else True:
                 kept.add(job.job_id)
-    for job_id in list(kept):
-        base = jobs[job_id].base
-        while base is not None and base in jobs:
-            kept.add(base)
-            base = jobs[base].base
+    _add_bases(jobs, kept)
     return kept
 
 
-def _is_kept(config: Config, job: Job, now: float) -> bool:
+def _add_bases(jobs: Mapping[int, Job], kept: set[int]) -> None:
+    """Add what the jobs *kept* build on. *jobs*: all, newest first.
+
+    Where a chain has a hole (its magazine was away when the catalog was put back), what is missing may build on any job
+    from the full one before it on.
+    """
+    before: dict[tuple[str, str, str], list[Job]] = defaultdict(list)
+    place = {}
+    for job in jobs.values():
+        like = before[job.name, job.fileset_md5, job.client]
+        place[job.job_id] = len(like)
+        like.append(job)
+    left, seen = list(kept), set()
+    while left:
+        job = jobs[left.pop()]
+        if job.job_id in seen:
+            continue
+        seen.add(job.job_id)
+        kept.add(job.job_id)
+        base = jobs.get(job.base) if job.base is not None else None
+        if base is not None:
+            left.append(base.job_id)
+        if job.level is not Level.FULL and (base is None or base.status.bad):
+            older = before[job.name, job.fileset_md5, job.client]
+            for one in older[place[job.job_id] + 1 :]:
+                if one.status.good:
+                    left.append(one.job_id)
+                    if one.level is Level.FULL:
+                        break
+
+
+def _is_kept(config: Config, job: Job, began: int, now: float) -> bool:
+    """*began*: not before any job before it, so that a clock that was behind does not make it older than it is."""
     if job.status is JobStatus.PURGED:
         return False
     if job.status is JobStatus.RUNNING:
         return True
     pool = config.pools.get(job.pool)
-    return pool is None or pool.retention is None or job.finished + pool.retention > now
+    finished = max(job.finished, began) if began > job.started else job.finished
+    return pool is None or pool.retention is None or finished + pool.retention > now
 
 
 def _open_ended(catalog: Catalog) -> set[int]:

@@ -12,6 +12,7 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError, NotFoundError
 from appliance.magazines import attached
 from appliance.spelling import near
+from appliance.storage import order
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Job, JobStatus, Level, Media, SavedFile, Stretch
 from appliance.storage.pools import reachable
@@ -24,6 +25,7 @@ from appliance.volumes.reader import Block, Damage, VolumeReader
 from appliance.volumes.sessions import SessionReader
 from appliance.volumes.stat64 import EncodedStat
 
+_BACK = "'magbay volume scan' brings back what was not written over"
 _NO, _WANTED, _NEEDED, _DONE = 0, 1, 2, 3
 
 
@@ -130,14 +132,14 @@ class Part:
 
 def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before: int | None = None) -> Job:
     """The job named by id, else the newest good one (of the name *latest*) that began at *before* (Unix seconds) or
-    earlier. Raises `NotFoundError`.
+    earlier, by its clock and in truth (`order`). Raises `NotFoundError`.
     """
     if job_id is not None:
         job = catalog.job(job_id)
         if job.status is JobStatus.PURGED:
             raise NotFoundError(
                 f"job {job_id} is beyond its retention: its files are forgotten",
-                hint="'magbay volume scan' brings back what was not written over; 'magbay jobs' lists what there is.",
+                hint=f"{_BACK}; 'magbay jobs' lists what there is.",
             )
         if job.status.bad and job.files and not _has_files(catalog, job):
             raise NotFoundError(
@@ -145,8 +147,11 @@ def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before:
                 hint="'magbay jobs' lists what there is.",
             )
         return job
-    for job in catalog.jobs(name=latest):
-        if job.status.good and (before is None or job.started <= before):
+    jobs = catalog.jobs()
+    began = order.times(jobs)
+    for job in jobs:
+        in_time = before is None or max(job.started, began[job.job_id]) <= before
+        if job.status.good and latest in (None, job.name) and in_time:
             return job
     name = f" called {latest}" if latest else ""
     if before is not None:
@@ -154,7 +159,7 @@ def chosen_job(catalog: Catalog, job_id: int | None, latest: str | None, before:
     hint = "'magbay jobs' lists the jobs; 'magbay volume extract' reads volumes without a catalog."
     raise NotFoundError(
         f"the catalog has no finished job{name}",
-        hint=near(latest, {job.name for job in catalog.jobs() if job.name != latest}, hint) if latest else hint,
+        hint=near(latest, {job.name for job in jobs if job.name != latest}, hint) if latest else hint,
     )
 
 
@@ -173,8 +178,10 @@ def chain_of(catalog: Catalog, job: Job) -> list[Job]:
 def gaps(chain: Sequence[Job]) -> list[str]:
     """What of the jobs of a chain the catalog does not have: a state restored from them is not all."""
     hint = "plug in its magazine and run 'magbay catalog restore' or 'magbay volume scan'"
+    purged = f"is beyond its retention, and its files are forgotten: {_BACK}"
     told = [
-        f"job {job.job_id}, that it builds on, is not whole in the catalog: {hint}"
+        f"job {job.job_id}, that it builds on, "
+        + (purged if job.status is JobStatus.PURGED else f"is not whole in the catalog: {hint}")
         for job in chain[:-1]
         if not job.status.good
     ]

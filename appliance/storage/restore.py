@@ -111,7 +111,8 @@ def run(
         keys = VolumeKeys(request.keys)
         with readers.reading(part.path for part in parts), announced_job(config.run_dir, job.job_id, "restore"):
             for item in wanted:
-                chosen_job(catalog, item.job.job_id, None)  # not purged since it was looked up
+                if item.count or item.job.status.good:
+                    chosen_job(catalog, item.job.job_id, None)  # not purged since it was looked up
             result = _Restore(catalog, job, lanes, request).run(Readers(lanes, keys, progress, cancelled))
         missed = gaps(chain)
         if missed and result.exit_status is ExitStatus.DONE:

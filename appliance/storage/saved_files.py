@@ -223,7 +223,7 @@ def _on_the_way(catalog: Catalog, chain: Sequence[int], directory: bytes) -> Ite
 
 
 def versions(catalog: Catalog, path: bytes) -> Iterator[SavedFile]:
-    """Every saved version of *path* (a directory's with a slash at its end), newest job first."""
+    """Every saved version of *path* (a directory's with a slash at its end), highest JobId first."""
     cut = path.rfind(b"/") + 1
     query = (
         "SELECT f.JobId, f.FileIndex, f.Type, f.LStat, f.Digest FROM Path p CROSS JOIN File f "

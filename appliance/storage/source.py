@@ -187,7 +187,7 @@ class VolumeSource:
         over = longest is not None and 0 < media.first_written <= time.time() - longest
         if not over and not (most and len(expiry.jobs_on(self._catalog, media)) >= most):
             return False
-        self._catalog.update_media(replace(media, status=VolumeStatus.USED))
+        self._catalog.mark_media(media, VolumeStatus.USED)
         return True
 
     def _try(self, magazine: Magazine, media: Media, stream: int, *, anew: bool = False) -> OpenVolume | None:
@@ -319,7 +319,7 @@ class VolumeSource:
         return OpenVolume(device, media, fresh=True)
 
     def _refuse(self, media: Media, reason: str) -> None:
-        self._catalog.update_media(replace(media, status=VolumeStatus.ERROR))
+        self._catalog.mark_media(media, VolumeStatus.ERROR)
         self._log.warning(
             f"volume {media.name} on magazine {media.magazine} is not appended to: {reason}; its status is Error now",
             MAGAZINE=media.magazine,
