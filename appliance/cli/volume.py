@@ -225,9 +225,10 @@ def run_extract(args: argparse.Namespace, out: Output) -> ExitStatus:
         renaming=placing.renaming_of(args),
         trusted=not args.untrusted,
         limit=args.limit,
+        versions=True,
     )
     summary = extractor.run(reading.events("extract"))
-    if wanted and not (summary.files or summary.skipped or summary.failed):
+    if wanted and not (summary.files or summary.skipped or summary.failed or summary.warned):
         raise _nothing(args.file)
     out.document(
         {

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import stat
+from collections.abc import Callable
 
 _PREFIX = b".magbay-unfinished-"
 _NAME = re.compile(re.escape(_PREFIX) + rb"[0-9]+-[0-9]+")
@@ -33,6 +34,15 @@ def create(directory: int) -> tuple[int, bytes]:
             if _claimed(descriptor):
                 return descriptor, name
             os.close(descriptor)
+
+
+def make(action: Callable[[bytes], None]) -> bytes:
+    """Make something that is no regular file, and cannot be locked: *action* is given the name. Raises as it does."""
+    while True:
+        name = b"%s%d-%d" % (_PREFIX, os.getpid(), next(_numbers))
+        with contextlib.suppress(FileExistsError):
+            action(name)
+            return name
 
 
 def reopen(directory: int, name: bytes, before: os.stat_result) -> int:

@@ -33,6 +33,7 @@ from appliance.volumes.events import (
     Other,
     Partial,
     SessionEnd,
+    SessionStart,
     Xattr,
 )
 from appliance.volumes.reader import Damage
@@ -84,7 +85,7 @@ class Branch:
         self._plan = DigestPlan(settings.algorithm, settings.pieces)
         self._results = Results(summary, settings.on_result)
         self._writer = Writer(target, summary, settings.limit)
-        self._creator = Creator(target, settings.rules, aliases, summary.warn)
+        self._creator = Creator(target, settings.rules, aliases, summary.warn, settings.directories)
         self._small = SmallFiles(
             target,
             settings.berths,
@@ -98,6 +99,7 @@ class Branch:
     def take(self, events: Iterable[Event]) -> None:
         """Consume *events*, all but the attributes of directories. Raises as `extract.Extractor.run`."""
         handlers: dict[type, Callable[[Any], None]] = {
+            SessionStart: self._begin_job,
             FileStart: self._start,
             Data: self._data,
             Digest: self._keep,
@@ -153,6 +155,10 @@ class Branch:
             one.unfinished = None
             self._creator.forget(one)
 
+    def _begin_job(self, event: SessionStart) -> None:
+        self._small.settle()  # what is in the way of this one is in its place
+        self.target.begin_job()
+
     # One file
 
     def _start(self, event: FileStart) -> None:
@@ -187,9 +193,11 @@ class Branch:
         """Make what can be made before the data come; False when what is there stays."""
         small = SmallFiles.suits(one, len(self._open)) and (one.entry.ids, one.entry.file_index) not in self._aliases
         # In a directory that is new nothing can be in the way, and if there is, it shows when the file gets its name.
-        if not (small and self.target.place(one.parts).is_new) and self._creator.is_in_the_way(one, kind):
+        place = self.target.find(one.parts) if small else None
+        if not (place is not None and place.is_new) and self._creator.is_in_the_way(one, kind):
             self._results.skipped(one)
             return False
+        self._creator.begin(one, kind)
         if small and not one.replaces:
             one.held = bytearray()
             return True
@@ -277,7 +285,8 @@ class Branch:
                 self._writer.file(one)  # it may be set aside
             missed = [] if one.failed else self._complete(one)
             if one.unfinished is not None and not one.unwritable:
-                self.target.place_file(one.unfinished, one.parts)
+                name = one.unfinished
+                self._creator.place(one, lambda: self.target.place_file(name, one.parts))
                 one.unfinished = None
         except (OSError, OverflowError) as error:
             self._results.failed(one, error)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat as modes
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
+from appliance.storage.directories import Directories
+from appliance.storage.madehere import MadeHere
 from appliance.storage.opened import OpenFile
 from appliance.storage.outcome import Replace
 from appliance.storage.selection import Key
@@ -19,11 +23,21 @@ _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at 
 
 @dataclass(frozen=True)
 class Rules:
-    """*renames*: files get other names than they had, so two may get one. *began*: then this is since when (ns)."""
+    """*renames*: files get other names than they had, so two may get one. *began*: then this is since when (ns).
+
+    *made*: where there may be several versions of a file, those of this extraction, of which the last one counts.
+    """
 
     replace: Replace
     renames: bool
     began: int = field(default_factory=lambda: time.time_ns() - _CLOCK_STEP)
+    made: MadeHere | None = None
+
+    def gives_way(self, parts: Parts, found: os.stat_result) -> bool:
+        """Whether a file or link does where a directory must be; of two that get one name the first one stays."""
+        if self.renames and found.st_ctime_ns >= self.began:
+            return False
+        return self.replace is Replace.ALWAYS or (self.made is not None and parts in self.made)
 
 
 class Creator:
@@ -32,12 +46,21 @@ class Creator:
     Hard links are made only to what the same creator was told to `remember`.
     """
 
-    def __init__(self, target: Target, rules: Rules, aliases: Container[Key], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        rules: Rules,
+        aliases: Container[Key],
+        warn: Callable[[str], None],
+        directories: Directories,
+    ) -> None:
         self._target = target
         self._rules = rules
+        self._directories = directories
         self._aliases = aliases
         self._warn = warn
         self._links: dict[Key, Parts] = {}
+        self._kept: dict[Key, Parts] = {}  # files with other names that were there and stay
 
     def is_in_the_way(self, one: OpenFile, kind: str) -> bool:
         """Whether what is there stays. Raises `OSError`, and `VolumeError` for what can have no place at all."""
@@ -55,7 +78,33 @@ class Creator:
         one.replaces = True
         if self._rules.renames and kind != "directory" and found.st_ctime_ns >= self._rules.began:
             raise VolumeError(f"another file was restored as {os.fsdecode(b'/'.join(one.parts))} just now")
-        return self._rules.replace.keeps(one.entry.attributes.stat.mtime, int(found.st_mtime))
+        if self._rules.made is not None and one.parts in self._rules.made:
+            return False
+        saved = one.entry.attributes.stat
+        if not self._rules.replace.keeps(saved.mtime, int(found.st_mtime)):
+            return False
+        if saved.nlink > 1 and kind != "directory" and modes.S_IFMT(found.st_mode) == modes.S_IFMT(saved.mode):
+            self._kept[one.entry.ids, one.entry.file_index] = one.parts
+        return True
+
+    def begin(self, one: OpenFile, kind: str) -> None:
+        """Nothing is in its way."""
+        if kind != "directory":
+            self._target.note(one.parts)
+        if self._rules.made is not None:
+            self._rules.made.add(one.parts)
+
+    def place(self, one: OpenFile, action: Callable[[], None]) -> None:
+        """*action* puts something in the place of what is there. Raises as it does.
+
+        A directory that this extraction made for another job gives way with all that is in it: that was older.
+        """
+        try:
+            action()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not self._directories.remove(self._target, one.parts, one.entry.ids):
+                raise
+            action()
 
     def create(self, one: OpenFile, kind: str) -> None:
         """Make a thing without data. Raises `OSError`, `OverflowError`, `VolumeError`."""
@@ -63,28 +112,35 @@ class Creator:
         if kind == "directory":
             self._target.create_directory(one.parts)
         elif kind == "symlink":
-            self._target.create_symlink(one.parts, attributes.link)
+            self.place(one, lambda: self._target.create_symlink(one.parts, attributes.link))
         elif kind == "hardlink":
             first = self.first(one)
             if first is None:
-                raise VolumeError(f"it is a link to {one.entry.link!r}, whose data are not among the files extracted")
-            self._target.create_link(one.parts, first)
+                told = "which is not restored; by its own name alone it comes with its data"
+                raise VolumeError(f"it is a link to {one.entry.link!r}, {told}")
+            self.place(one, lambda: self._target.create_link(one.parts, first))
         elif attributes.ftype == FileType.SPECIAL and kind != "other":
             self._create_node(one, kind)
         else:
             raise VolumeError(f"its type ({kind}, code {attributes.ftype}) cannot be restored")
 
     def _create_node(self, one: OpenFile, kind: str) -> None:
+        rights = self._target.rights
         try:
-            self._target.create_node(one.parts, one.entry.attributes.stat)
+            self.place(one, lambda: self._target.create_node(one.parts, one.entry.attributes.stat))
         except PermissionError:
+            if rights.user == 0 and rights.trusted:
+                raise
             one.failed = f"{kind} not made (only root may, and from trusted volumes only)"
             self._warn(f"{one.path}: {one.failed}")
 
     def first(self, one: OpenFile) -> Parts | None:
-        """Where the file is that a hard link is to be another name of."""
+        """Where the file is that a hard link is to be another name of; one that stays is, where nothing is replaced."""
         index = one.entry.attributes.stat.link_fi
-        return self._links.get((one.entry.ids, index)) if index else None
+        if not index:
+            return None
+        key = (one.entry.ids, index)
+        return self._links.get(key) or (None if one.replaces else self._kept.get(key))
 
     def remember(self, one: OpenFile, kind: str) -> None:
         """A link to it may come."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from appliance.errors import MagbayError
 from appliance.storage.branch import Branch, Settings
 from appliance.storage.creating import Rules
+from appliance.storage.madehere import MadeHere
 from appliance.storage.outcome import FileResult, Replace, Summary
 from appliance.storage.renaming import Renaming
 from appliance.storage.selection import Key
@@ -23,7 +24,8 @@ class Extractor:
 
     *select*: which entries (default all). *aliases*: from `selection.link_aliases`. *algorithm*: digest of the job, if
     known. *on_result* is told what became of each file. *trusted*: see `Target`. *limit*: most bytes of data in all.
-    *renaming*: other names; messages have the stored ones.
+    *renaming*: other names; messages have the stored ones. *versions*: a file may come more than once (and not from
+    several branches); of what there was not before the last one counts, whatever *replace* says.
     One extractor for one run.
     """
 
@@ -39,10 +41,12 @@ class Extractor:
         trusted: bool = True,
         limit: int | None = None,
         renaming: Renaming | None = None,
+        versions: bool = False,
     ) -> None:
         self.summary = Summary()
-        rules = Rules(replace, bool(renaming))
-        self._target = Target(target, trusted=trusted, replaces=rules.began if replace is Replace.ALWAYS else 0)
+        self._made = MadeHere() if versions and replace is not Replace.ALWAYS else None
+        rules = Rules(replace, bool(renaming), made=self._made)
+        self._target = Target(target, trusted=trusted, gives_way=rules.gives_way)
         self._select, self._aliases = select, aliases or {}
         self._settings = Settings(
             rules,
@@ -109,6 +113,8 @@ class Extractor:
     def close(self) -> None:
         """Close the target."""
         self._target.close()
+        if self._made is not None:
+            self._made.close()
 
     def finish(self) -> None:
         """At the end, when no branch runs any more: attributes of directories, and everything to the disk.

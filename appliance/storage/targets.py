@@ -11,7 +11,7 @@ import copy
 import errno
 import os
 import stat as modes
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from appliance.volumes.stat64 import EncodedStat
 
 Parts = tuple[bytes, ...]
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_NOTED = 100_000
 
 
 class Place(NamedTuple):
@@ -57,13 +58,19 @@ class Target:
     """An open target directory (made when missing). Raises `MagbayError` when it cannot be used.
 
     *trusted* False: what the volume says gives nobody any right, even if root restores it: no owners, no set-user-ID
-    and set-group-ID bits, no device nodes, of extended attributes only `user.*`. *replaces*: a file or link where a
-    directory must be gives way to it, if it did not change since then (ns); a newer one may be of this restore.
+    and set-group-ID bits, no device nodes, of extended attributes only `user.*`. *gives_way*: whether a file or link
+    (its path and stat) does so where a directory must be; one that is noted for the present job never does.
     """
 
-    def __init__(self, root: Path, *, trusted: bool = True, replaces: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        trusted: bool = True,
+        gives_way: Callable[[Parts, os.stat_result], bool] = lambda parts, found: False,
+    ) -> None:
         self.root = root
-        self._replaces = replaces
+        self._gives_way = gives_way
         self.rights = Rights(os.geteuid(), trusted)
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -77,6 +84,7 @@ class Target:
         self._places = Places()
         self._is_branch = False
         self._implicit = PathSet()  # made on the way, not yet seen on the volume
+        self._noted: set[int] = set()  # hashes of paths
         self.foreign = 0  # things whose owner or group could not be restored, for want of rights
 
     def branch(self) -> Target:
@@ -84,6 +92,7 @@ class Target:
         other = copy.copy(self)
         other._root = os.dup(self._root)
         other._last = None
+        other._noted = set()
         other._is_branch = True
         other.foreign = 0
         return other
@@ -100,13 +109,31 @@ class Target:
             os.close(self._last.descriptor)
             self._last = None
 
+    def begin_job(self) -> None:
+        """What comes now is of another job."""
+        self._noted.clear()
+
+    def note(self, parts: Parts) -> None:
+        """The present job has a file or link there."""
+        if len(self._noted) >= _MOST_NOTED:
+            self._noted.clear()
+        self._noted.add(hash(parts))
+
     def parent(self, parts: Parts) -> int:
         """A descriptor of the directory that *parts* lies in, valid until the next call. Raises `OSError`."""
         return self.place(parts).descriptor
 
     def place(self, parts: Parts) -> Place:
         """As `parent`; the same object as long as the directory is the same."""
-        wanted = parts[:-1]
+        place = self._reach(parts[:-1], make=True)
+        assert place is not None
+        return place
+
+    def find(self, parts: Parts) -> Place | None:
+        """As `place`, but nothing is made, and nothing gives way: None when the directory is not there (yet)."""
+        return self._reach(parts[:-1], make=False)
+
+    def _reach(self, wanted: Parts, *, make: bool) -> Place | None:
         if self._last and self._last.parts == wanted:
             return self._last
         # From the directory above it, if that was the last one; deep down each step from the top would take long.
@@ -115,7 +142,10 @@ class Target:
         fd = os.dup(above.descriptor if above else self._root)
         try:
             for depth, part in enumerate(wanted[begin:], begin + 1):
-                below = self._step(fd, part, wanted[:depth])
+                below = self._step(fd, part, wanted[:depth], make=make)
+                if below is None:
+                    os.close(fd)
+                    return None
                 os.close(fd)
                 fd = below
             self._places.came_to(wanted, fd)
@@ -126,13 +156,15 @@ class Target:
         self._last = Place(wanted, fd, self._places.was_made(wanted))
         return self._last
 
-    def _step(self, fd: int, part: bytes, whole: Parts) -> int:
+    def _step(self, fd: int, part: bytes, whole: Parts, *, make: bool) -> int | None:
         try:
             return os.open(part, _WALK, dir_fd=fd)
         except FileNotFoundError:
             pass
         except NotADirectoryError:
-            self._give_way(fd, part, whole)
+            self._give_way(fd, part, whole, make=make)
+        if not make:
+            return None
         # Closed to others until its own entry comes, which on a volume is behind its contents.
         self._implicit.add(whole)
         self._places.note(fd)
@@ -141,42 +173,44 @@ class Target:
             self._places.made(whole)
         return os.open(part, _WALK, dir_fd=fd)
 
-    def _give_way(self, fd: int, part: bytes, whole: Parts) -> None:
+    def _give_way(self, fd: int, part: bytes, whole: Parts, *, make: bool) -> None:
         """Take away the file or link that lies where a directory must be; without that what is in it would be lacking.
 
-        Where a link leads nothing is touched. Raises `OSError`.
+        Where a link leads nothing is touched. Not *make*: it is only asked whether that may be. Raises `OSError`.
         """
         with contextlib.suppress(FileNotFoundError):  # another branch was faster
             found = os.stat(part, dir_fd=fd, follow_symlinks=False)
-            if found.st_ctime_ns >= self._replaces:
+            if modes.S_ISDIR(found.st_mode):
+                return
+            if hash(whole) in self._noted or not self._gives_way(whole, found):
                 what = os.fsdecode(b"/".join(whole))
                 reason = f"{what} in the target is a link or no directory, and is not followed"
                 raise OSError(errno.ENOTDIR, reason)
-            if not modes.S_ISDIR(found.st_mode):
+            if make:
                 os.unlink(part, dir_fd=fd)
 
     def existing(self, parts: Parts) -> os.stat_result | None:
         """What is there now (a link itself, not its target), or None. Raises `OSError`."""
+        place = self.find(parts)
+        if place is None:
+            return None
         try:
-            return os.stat(parts[-1], dir_fd=self.parent(parts), follow_symlinks=False)
+            return os.stat(parts[-1], dir_fd=place.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return None
+
+    def listed(self, parts: Parts) -> list[tuple[bytes, bool]]:
+        """The names in a directory, and which of them are directories. Raises `OSError`."""
+        listed = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.parent((*parts, b"")))
+        try:
+            with os.scandir(listed) as entries:
+                return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        finally:
+            os.close(listed)
 
     def was_made_on_the_way(self, parts: Parts) -> bool:
         """Whether the directory is there only because something in it was restored."""
         return parts in self._implicit
-
-    def remove(self, parts: Parts) -> None:
-        """Make room for something else. Raises `OSError`, among others for a directory that is not empty."""
-        found = self.existing(parts)
-        if found is None:
-            return
-        if modes.S_ISDIR(found.st_mode):
-            os.rmdir(parts[-1], dir_fd=self.parent(parts))
-            self._implicit.discard(parts)
-            self._forget()
-        else:
-            os.unlink(parts[-1], dir_fd=self.parent(parts))
 
     def create_file(self, parts: Parts) -> tuple[int, bytes]:
         """A new regular file, open for writing, for its owner only, and its name until `place_file`. Raises `OSError`.
@@ -190,12 +224,23 @@ class Target:
         return unfinished.reopen(self.parent(parts), name, before)
 
     def place_file(self, name: bytes, parts: Parts) -> None:
-        """The file of `create_file` is done: it takes the place of what is there. Raises `OSError`."""
+        """The file of `create_file` is done: it takes the place of what is there.
+
+        Raises `OSError`, among others for a directory that is not empty.
+        """
+        directory = self.parent(parts)
         try:
-            os.rename(name, parts[-1], src_dir_fd=self.parent(parts), dst_dir_fd=self.parent(parts))
+            os.rename(name, parts[-1], src_dir_fd=directory, dst_dir_fd=directory)
         except IsADirectoryError:
-            self.remove(parts)
-            os.rename(name, parts[-1], src_dir_fd=self.parent(parts), dst_dir_fd=self.parent(parts))
+            self.remove_directory(parts)
+            directory = self.parent(parts)
+            os.rename(name, parts[-1], src_dir_fd=directory, dst_dir_fd=directory)
+
+    def remove_directory(self, parts: Parts) -> None:
+        """Make room for something else. Raises `OSError`, among others for a directory that is not empty."""
+        os.rmdir(parts[-1], dir_fd=self.parent(parts))
+        self._implicit.discard(parts)
+        self._forget()
 
     def drop_file(self, name: bytes, parts: Parts) -> None:
         """Nothing will become of the file of `create_file`."""
@@ -209,7 +254,7 @@ class Target:
             return
         found = self.existing(parts)
         if found is not None and not modes.S_ISDIR(found.st_mode):
-            self.remove(parts)
+            os.unlink(parts[-1], dir_fd=self.parent(parts))
             found = None
         if found is None:
             with contextlib.suppress(FileExistsError):  # another branch made it on its way
@@ -218,24 +263,39 @@ class Target:
 
     def create_symlink(self, parts: Parts, text: bytes) -> None:
         """A symbolic link that reads *text*, in place of what is there. Raises `OSError`."""
-        self.remove(parts)
-        os.symlink(text, parts[-1], dir_fd=self.parent(parts))
+        self._create(parts, lambda name, directory: os.symlink(text, name, dir_fd=directory))
 
     def create_link(self, parts: Parts, first: Parts) -> None:
         """Another name of *first*, in place of what is there. Raises `OSError`."""
-        self.remove(parts)
         source = os.dup(self.parent(first))
         try:
-            os.link(first[-1], parts[-1], src_dir_fd=source, dst_dir_fd=self.parent(parts), follow_symlinks=False)
+            self._create(
+                parts,
+                lambda name, directory: os.link(
+                    first[-1], name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False
+                ),
+            )
         finally:
             os.close(source)
 
     def create_node(self, parts: Parts, stat: EncodedStat) -> None:
         """A FIFO or device node in place of what is there. Raises `OSError`; `OverflowError` for absurd numbers."""
-        if not self.rights.trusted and not modes.S_ISFIFO(stat.mode):
-            raise PermissionError(errno.EPERM, "device nodes are not made from a volume that is not trusted")
-        self.remove(parts)
-        os.mknod(parts[-1], stat.mode & 0o170000 | 0o600, stat.rdev, dir_fd=self.parent(parts))
+        if not modes.S_ISFIFO(stat.mode) and not (self.rights.trusted and self.rights.user == 0):
+            raise PermissionError(errno.EPERM, "device nodes are made by root only, and from volumes that are trusted")
+        mode = stat.mode & 0o170000 | 0o600
+        self._create(parts, lambda name, directory: os.mknod(name, mode, stat.rdev, dir_fd=directory))
+
+    def _create(self, parts: Parts, make: Callable[[bytes, int], None]) -> None:
+        """*make* a thing, given its name and directory. What is there goes when it could be made, and not before."""
+        directory = self.parent(parts)
+        try:
+            make(parts[-1], directory)
+        except FileExistsError:
+            name = unfinished.make(lambda name: make(name, directory))
+            try:
+                self.place_file(name, parts)
+            finally:  # if it has no place; and where both names are links to one file already, a rename changes nothing
+                self.drop_file(name, parts)
 
     def apply(
         self,

@@ -83,6 +83,19 @@ def twice(tmp_path: Path) -> Path:
     return volume(path, *first.end(), *second.end())
 
 
+@pytest.mark.parametrize("replace", list(Replace))
+def test_of_several_versions_the_last_one_counts(tmp_path: Path, replace: Replace) -> None:
+    """Whatever is to become of files that were there before: these were not."""
+    other = tmp_path / "out" / "d" / "file"
+    summary = Extractor(tmp_path / "out", replace=replace, versions=True).run(read_volumes([twice(tmp_path)]))
+    assert other.read_bytes() == b"the second" and summary.skipped == 0
+    other.write_bytes(b"mine")
+    os.utime(other, (1_500, 1_500))
+    Extractor(tmp_path / "out", replace=replace, versions=True).run(read_volumes([twice(tmp_path)]))
+    expected = {Replace.NEVER: b"mine", Replace.IF_OLDER: b"the second", Replace.IF_NEWER: b"the second"}
+    assert other.read_bytes() == expected.get(replace, b"the second")
+
+
 @pytest.mark.parametrize(
     ("replace", "content"),
     [
@@ -119,6 +132,7 @@ def extracted(tmp_path: Path, meanwhile: Callable[[], object], fill: Callable[[J
 
 
 def one_file(job: Job) -> None:
+    job.symlink(b"/d/before", b"nowhere")  # makes the directory
     job.file(b"/d/file", b"content")
 
 
@@ -145,7 +159,7 @@ def test_a_directory_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None
 def test_a_file_without_a_name_until_its_end(tmp_path: Path) -> None:
     seen: list[list[str]] = []
     extracted(tmp_path, lambda: seen.append(os.listdir(tmp_path / "out" / "d")), one_file)
-    assert seen == [[]] and os.listdir(tmp_path / "out" / "d") == ["file"]
+    assert seen == [["before"]] and sorted(os.listdir(tmp_path / "out" / "d")) == ["before", "file"]
 
 
 def test_where_no_file_can_be_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,222 @@
+"""What is in the way of an extraction: nothing goes that is not replaced, and of several jobs the last one counts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.storage.extract import Extractor
+from appliance.storage.outcome import Replace, Summary
+from appliance.volumes.attributes import FileType, pack_attributes
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.reading import read_volumes
+from appliance.volumes.stat64 import EncodedStat
+from appliance.volumes.streams import Stream
+from tests.unit.volume_builder import NOW, Job, volume
+
+
+def extracted(tmp_path: Path, *jobs: Callable[[Job], object], **options: object) -> Summary:
+    """Extract a volume with one session for each of *jobs* to `out`."""
+    blocks = []
+    for number, fill in enumerate(jobs):
+        job = Job(ids=SessionIds(7 + number, NOW), job_id=3 + number)
+        fill(job)
+        blocks += job.end()
+    path = volume(tmp_path / "volume", *blocks)
+    return Extractor(tmp_path / "out", versions=True, **options).run(read_volumes([path]))  # type: ignore[arg-type]
+
+
+def put(path: Path, text: str = "mine") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def text_of(top: Path) -> dict[str, str]:
+    """Every file and link below *top*, with its text."""
+    found = {}
+    for folder, folders, files in os.walk(top):
+        for name in files + folders:
+            path = Path(folder, name)
+            if path.is_symlink():
+                found[str(path.relative_to(top))] = f"-> {path.readlink()}"
+            elif path.is_file():
+                found[str(path.relative_to(top))] = path.read_text()
+    return found
+
+
+def node(job: Job, name: bytes) -> None:
+    job.entry(FileType.SPECIAL, name, mode=stat.S_IFCHR | 0o600, rdev=os.makedev(1, 3))
+
+
+# What cannot be put back takes nothing away
+
+
+def test_a_device_that_is_not_made_leaves_what_is_there(tmp_path: Path) -> None:
+    one, two = put(tmp_path / "out/node"), put(tmp_path / "out/d")
+
+    def fill(job: Job) -> None:
+        node(job, b"/node")
+        node(job, b"/d/node")
+
+    summary = extracted(tmp_path, fill, trusted=False)
+    assert summary.warned == 2 and one.read_text() == two.read_text() == "mine"
+
+
+def test_a_link_that_cannot_be_made_leaves_what_is_there(tmp_path: Path) -> None:
+    mine = put(tmp_path / "out/link")
+    summary = extracted(tmp_path, lambda job: job.symlink(b"/link", b"x" * 5000))
+    assert summary.errors == [f"/link: {os.strerror(errno.ENAMETOOLONG)}"] and mine.read_text() == "mine"
+    assert os.listdir(tmp_path / "out") == ["link"]
+
+
+def test_attributes_alone_take_no_file_for_a_directory(tmp_path: Path) -> None:
+    mine = put(tmp_path / "out/d")
+
+    def fill(job: Job) -> None:
+        job.index += 1
+        saved = EncodedStat(mode=stat.S_IFREG | 0o600, nlink=1)
+        words = pack_attributes(job.index, FileType.REGULAR, b"/d/file", saved)
+        job.writer.write_record(job.index, Stream.UNIX_ATTRIBUTE_UPDATE, words)
+
+    summary = extracted(tmp_path, fill)
+    assert summary.failed == 1 and mine.read_text() == "mine"
+
+
+def test_a_file_of_which_nothing_comes_takes_no_file_for_a_directory(tmp_path: Path) -> None:
+    mine = put(tmp_path / "out/d")
+
+    def fill(job: Job) -> None:
+        for number, size in enumerate((10, 1 << 20)):
+            job.entry(FileType.REGULAR, b"/d/%d" % number, mode=stat.S_IFREG | 0o600, size=size)
+            job.record(Stream.ENCRYPTED_FILE_DATA, b"cipher")
+
+    assert extracted(tmp_path, fill).failed == 2 and mine.read_text() == "mine"
+
+
+# What gives way to a directory
+
+
+def test_a_file_whose_other_name_was_replaced_gives_way(tmp_path: Path) -> None:
+    """The kernel sets its ctime then: that does not make it one of this restore."""
+    os.link(put(tmp_path / "out/one"), tmp_path / "out/two")
+
+    def fill(job: Job) -> None:
+        job.file(b"/one", b"saved")
+        job.file(b"/two/file", b"saved")
+
+    assert not extracted(tmp_path, fill).errors
+    assert text_of(tmp_path / "out") == {"one": "saved", "two/file": "saved"}
+
+
+@pytest.mark.parametrize("first", ["file", "link"])
+def test_what_the_same_job_made_does_not_give_way(tmp_path: Path, first: str) -> None:
+    def fill(job: Job) -> None:
+        if first == "file":
+            job.file(b"/d", b"saved")
+        else:
+            job.symlink(b"/d", b"elsewhere")
+        job.file(b"/d/file", b"lost")
+
+    summary = extracted(tmp_path, fill)
+    assert summary.failed == 1 and "not followed" in summary.errors[0]
+    assert text_of(tmp_path / "out") == {"d": "saved" if first == "file" else "-> elsewhere"}
+
+
+# Several jobs
+
+
+def old(job: Job) -> None:
+    job.file(b"/to-file/sub/file", b"old")
+    job.directory(b"/to-file/sub/")
+    job.directory(b"/to-file/")
+    job.file(b"/to-link/file", b"old")
+    job.directory(b"/to-link/")
+    job.file(b"/to-pipe/file", b"old")
+    job.directory(b"/to-pipe/")
+    job.file(b"/from-file", b"old")
+    job.symlink(b"/from-link", b"elsewhere")
+    job.file(b"/same", b"old", mtime=2_000_000)
+    job.file(b"/gone", b"old")
+
+
+def new(job: Job) -> None:
+    job.file(b"/to-file", b"new")
+    job.symlink(b"/to-link", b"elsewhere")
+    job.entry(FileType.SPECIAL, b"/to-pipe", mode=stat.S_IFIFO | 0o600)
+    job.file(b"/from-file/file", b"new")
+    job.directory(b"/from-file/")
+    job.file(b"/from-link/sub/file", b"new")
+    job.directory(b"/from-link/sub/")
+    job.directory(b"/from-link/")
+    job.file(b"/same", b"new", mtime=1_000_000)
+
+
+@pytest.mark.parametrize("replace", list(Replace))
+def test_a_path_that_became_something_else(tmp_path: Path, replace: Replace) -> None:
+    summary = extracted(tmp_path, old, new, replace=replace)
+    assert not summary.errors and not summary.warnings and not summary.skipped
+    assert text_of(tmp_path / "out") == {
+        "to-file": "new",
+        "to-link": "-> elsewhere",
+        "from-file/file": "new",
+        "from-link/sub/file": "new",
+        "same": "new",
+        "gone": "old",
+    }
+    assert stat.S_ISFIFO((tmp_path / "out/to-pipe").stat().st_mode)
+
+
+def test_and_back_again(tmp_path: Path) -> None:
+    assert not extracted(tmp_path, old, new, old, new, old).errors
+    assert text_of(tmp_path / "out")["to-file/sub/file"] == "old"
+
+
+@pytest.mark.parametrize("where", ["to-file", "to-file/sub", "to-link", "to-pipe"])
+def test_a_directory_that_was_there_never_goes_with_what_is_in_it(tmp_path: Path, where: str) -> None:
+    mine = put(tmp_path / "out" / where / "mine")
+    summary = extracted(tmp_path, old, new)
+    name = where.partition("/")[0]
+    assert summary.errors == [f"/{name}: {os.strerror(errno.ENOTEMPTY)}"] and mine.read_text() == "mine"
+    assert "old" in text_of(tmp_path / "out" / name).values()
+
+
+@pytest.mark.parametrize("replace", [Replace.NEVER, Replace.IF_NEWER])
+def test_what_was_there_stays_whatever_the_jobs_have(tmp_path: Path, replace: Replace) -> None:
+    mine = [put(tmp_path / "out" / name) for name in ("from-file", "same", "gone")]
+    summary = extracted(tmp_path, old, new, replace=replace)
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert summary.failed == 1 and summary.errors[0].startswith("/from-file/file: from-file in the target is a link")
+
+
+# Hard links to what stays
+
+
+def linked(job: Job) -> None:
+    job.file(b"/one", b"saved", nlink=2)
+    job.entry(FileType.HARD_LINK, b"/two", mode=stat.S_IFREG | 0o644, link=b"/one", size=5, nlink=2, link_fi=1)
+
+
+def test_a_link_to_a_file_that_stays(tmp_path: Path) -> None:
+    one = put(tmp_path / "out/one")
+    assert not extracted(tmp_path, linked, replace=Replace.NEVER).errors
+    assert one.read_text() == "mine" and (tmp_path / "out/two").samefile(one)
+
+
+def test_no_file_is_replaced_by_a_link_to_one_that_stays(tmp_path: Path) -> None:
+    one, two = put(tmp_path / "out/one"), put(tmp_path / "out/two", "mine, too")
+    os.utime(two, (5, 5))
+    assert extracted(tmp_path, linked, replace=Replace.IF_NEWER).failed == 1
+    assert one.read_text() == "mine" and two.read_text() == "mine, too"
+
+
+def test_a_link_to_what_is_no_file_is_none(tmp_path: Path) -> None:
+    put(tmp_path / "out/one/file")
+    summary = extracted(tmp_path, linked)
+    assert summary.failed == 2 and "comes with its data" in summary.errors[1]
+    assert not (tmp_path / "out/two").exists()
