@@ -8,11 +8,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 
 from appliance.storage.model import Level
+from appliance.volumes.attributes import FileType
 from tests.unit import recoverypage, stocktools
 from tests.unit.enginehelp import below, configuration, facts, rich_tree, save
 from tests.unit.volume_builder import Job, names_of, one_job, sample
@@ -151,6 +153,40 @@ def test_nothing_leads_out_of_the_target(tmp_path: Path) -> None:
     assert not (tmp_path / "out/trap").is_symlink() and not (tmp_path / "out/hard").exists()
     again = rescue(tmp_path, tmp_path / "volume")
     assert again.returncode == 1 and "File exists" in again.stderr  # never into a directory that is there
+
+
+def test_what_no_volume_can_hold_costs_nothing_else(tmp_path: Path) -> None:
+    """Absurd sizes and times, attributes cut short, a bomb, an empty file: the last mode is set all the same."""
+
+    def fill(job: Job) -> None:
+        job.file(b"/first", b"good", mode=0o640)
+        for number, size in enumerate((1 << 62, 1 << 70, -5)):
+            job.entry(FileType.REGULAR, b"/%d" % number, mode=0o100600, size=size, mtime=1 << 80, data_stream=6)
+            job.record(6, bytes(8) + b"x")
+        job.entry(FileType.REGULAR, b"/bomb", mode=0o100600, size=5)
+        job.record(4, zlib.compress(bytes(200 << 20)))
+        for words in (
+            b"3 /short\0A B IGk\0\0\0",
+            b"3 /old\0A A IGk A A A A D A A D D A\0\0",
+            b"",
+            b"3",
+            b"3 /odd\0!\0\0",
+        ):
+            job.index += 1
+            job.record(1, b"%d " % job.index + words)
+            job.record(2, b"x")
+        job.file(b"/last", b"good", mode=0o640)
+
+    (tmp_path / "empty").touch()
+    done = rescue(tmp_path, tmp_path / "empty", one_job(tmp_path / "volume", fill))
+    assert done.returncode == 0 and not done.stderr
+    for name in ("first", "last"):
+        place = tmp_path / "out" / name
+        assert place.read_bytes() == b"good" and place.stat().st_mode & 0o777 == 0o640
+    assert (
+        tmp_path / "out/old"
+    ).stat().st_mtime == 3 and f"not whole: {os.fsencode(tmp_path / 'out/old')}" in done.stdout
+    assert (tmp_path / "out/bomb").stat().st_size <= 32 << 20
 
 
 def test_the_volumes_are_found_among_other_files(tmp_path: Path) -> None:
