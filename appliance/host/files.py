@@ -144,6 +144,20 @@ _AT_FDCWD, _NO_REPLACE = -100, 1  # fcntl.h, linux/fs.h
 _NO_SUCH_RENAME = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
+def forget_cached(descriptor: int) -> None:
+    """Have what is read from the file next come from the disk, not from memory.
+
+    After a flush that failed the kernel takes for written what the disk does not have (fsync(2)), and gives it to
+    whoever reads. Raises `OSError` when something is in memory only and cannot be written.
+    """
+    try:
+        os.fdatasync(descriptor)  # what was not written yet stays in memory
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):  # a file system that nobody can write on has no such call
+            raise
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def rename_new(old: Path, new: Path) -> None:
     """Rename *old* to *new*, which must not be there (renameat2(2), which Python does not have).
 

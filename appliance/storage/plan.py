@@ -254,7 +254,7 @@ def away_error(away: Iterable[tuple[str, str]]) -> AwayError:
 class JobReader:
     """Reads the stretches of one job. *advance* is told the bytes read. *keys*: of enciphered volumes.
 
-    *door*: held while a part is read.
+    *door*: held while a part is read. *from_disk*: as for `VolumeReader`.
     """
 
     def __init__(
@@ -263,8 +263,11 @@ class JobReader:
         advance: Callable[[int], None],
         keys: VolumeKeys | None = None,
         door: Callable[[Part], AbstractContextManager[object]] = lambda part: nullcontext(),
+        *,
+        from_disk: bool = False,
     ) -> None:
         self._keys = keys
+        self._from_disk = from_disk
         self._door = door
         self._ids = SessionIds(job.session_id, job.session_time)
         self._advance = advance
@@ -280,7 +283,8 @@ class JobReader:
                 with self._door(part):
                     yield from self._read(part)
             except MagbayError as error:
-                yield from self._sessions.damage(Damage(str(part.path), 0, part.size, error.message))
+                told = error.message.removeprefix(f"{part.path}: ")
+                yield from self._sessions.damage(Damage(str(part.path), 0, part.size, told))
         yield from self._finish()
 
     def _finish(self) -> Iterator[Event]:
@@ -294,7 +298,7 @@ class JobReader:
         return self._good and event.entry.file_index != self._continued
 
     def _read(self, part: Part) -> Iterator[Event]:
-        with VolumeReader(part.path, self._keys) as volume:
+        with VolumeReader(part.path, self._keys, from_disk=self._from_disk) as volume:
             label = volume.label()
             if label is None:
                 # It touches no file: what is read here is found by the catalog's addresses.

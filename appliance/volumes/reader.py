@@ -5,6 +5,7 @@ Source: volume format, sections 2 and 18. Memory is bounded by one block (20 MB)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from appliance.errors import NotFoundError, PermissionDeniedError
+from appliance.host import files
 from appliance.volumes import bb03
 from appliance.volumes.bb03 import VolumeKey, VolumeKeys
 from appliance.volumes.blocks import (
@@ -47,8 +49,10 @@ _NOT_ONE = "Leave it out; 'magbay volume list' takes volume files only."
 # While looking for the next block, every "BB02" in the data costs a checksum over the length it claims. This much more
 # than the distance searched is spent at most, so that a hostile file cannot make the search quadratic.
 _SEARCH_ALLOWANCE = 256 << 20
-_STEP = 1 << 20  # bytes that are passed over where the disk cannot be read, twice as many each time
-_MOST_FAILURES = 8  # in a row; then the disk is gone rather than damaged
+# What the kernel reads at least, and so is passed over at first where the disk cannot be read; then four times as much
+# each time.
+_PAGE = 4096
+_MOST_FAILURES = 9  # in a row, behind some 350 MB; then the disk is gone rather than damaged
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,11 @@ class Damage:
 
 
 class _UnreadableError(VolumeError):
-    """The disk does not give the bytes."""
+    """The disk does not give the bytes at the address *at*."""
+
+    def __init__(self, message: str, at: int) -> None:
+        super().__init__(message)
+        self.at = at
 
 
 @dataclass(frozen=True)
@@ -97,10 +105,11 @@ class _Flaw:
 class VolumeReader:
     """One open volume. `NotFoundError` when there is no such file, `VolumeError` when it cannot be a volume.
 
-    *keys*: where the keys of enciphered volumes are.
+    *keys*: where the keys of enciphered volumes are. *from_disk*: what the disk has is read, as far as that can be
+    told, even if memory has the file.
     """
 
-    def __init__(self, path: Path, keys: VolumeKeys | None = None) -> None:
+    def __init__(self, path: Path, keys: VolumeKeys | None = None, *, from_disk: bool = False) -> None:
         self.path = path
         self.name = str(path)
         self._keys: tuple[VolumeKey, ...] = ()  # of this volume
@@ -120,6 +129,9 @@ class VolumeReader:
             if stat.S_ISDIR(os.fstat(self._fd).st_mode):
                 raise VolumeError(f"{path}: is a directory", hint=f"Give the volumes in it: {path}/*")
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            if from_disk:
+                with contextlib.suppress(OSError):  # then what can be read is judged
+                    files.forget_cached(self._fd)
             self._buffer = bytearray(min(self.size, _WINDOW))
             self._refuse_foreign()
             if keys is not None:
@@ -148,7 +160,10 @@ class VolumeReader:
     def _refuse_foreign(self) -> None:
         if not self.size:
             raise VolumeError(f"{self.path}: the file is empty, no volume label on it", hint=_NOT_ONE)
-        magic = bytes(self._window(0, 16)[MAGIC_OFFSET:])
+        try:
+            magic = bytes(self._window(0, 16)[MAGIC_OFFSET:])
+        except _UnreadableError:  # what lies behind may still be read
+            return
         if magic == _OLD:
             hint = "Read it with the tools of the Bacula version that wrote it."
             raise UnsupportedError(f"{self.path}: the volume is {_OLD_TOLD}", hint=hint)
@@ -156,15 +171,15 @@ class VolumeReader:
             raise UnsupportedError(f"{self.path}: the volume is {_NO_LIBRARY}", hint=_LIBRARY_HINT)
 
     def _label_name(self) -> str:
-        first = self._judge(0)
         try:
+            first = self._judge(0)
             label = parse_label_block(first, self.path) if isinstance(first, Block) else None
         except VolumeError:  # told where the label is asked for
             label = None
         return label.name if label else ""
 
-    def _window(self, address: int, length: int) -> memoryview:
-        """*length* bytes of the file from *address*, fewer at its end."""
+    def _window(self, address: int, length: int, *, or_fewer: bool = False) -> memoryview:
+        """*length* bytes of the file from *address*, fewer at its end; *or_fewer*: also before an unreadable place."""
         length = max(0, min(length, self.size - address))
         if not self._begin <= address <= address + length <= self._end:
             if length > len(self._buffer):
@@ -176,8 +191,12 @@ class VolumeReader:
                 except OSError as error:
                     if self._end - address >= length:
                         break  # what lies further on may never be wanted
-                    told = f"{self.path}: at address {self._end}: {error.strerror}"
-                    raise (_UnreadableError if error.errno == errno.EIO else VolumeError)(told) from None
+                    if or_fewer and self._end - address >= MIN_BLOCK:
+                        return memoryview(self._buffer)[: self._end - address]
+                    told = f"{self.path}: {error.strerror} at address {self._end}"
+                    if error.errno == errno.EIO:
+                        raise _UnreadableError(told, self._end) from None
+                    raise VolumeError(told) from None
                 if not got:
                     break
                 self._end += got
@@ -228,7 +247,10 @@ class VolumeReader:
         return _Flaw(judged, header.length) if isinstance(judged, str) else judged
 
     def _good(self, address: int) -> bool:
-        return address == self.size or (address < self.size and isinstance(self._judge(address), Block))
+        try:
+            return address == self.size or (address < self.size and isinstance(self._judge(address), Block))
+        except _UnreadableError:
+            return False
 
     def _resync(self, address: int, flaw: _Flaw) -> int:
         """The address where reading can go on behind the flaw at *address*.
@@ -253,7 +275,8 @@ class VolumeReader:
         """The address of the next good block at or behind *start*, or the end of the file."""
         at, spent = start, 0
         while self.size - at >= MIN_BLOCK:
-            self._window(at, min(_WINDOW, self.size - at))
+            self._window(at, min(_WINDOW, self.size - at), or_fewer=True)
+            end, stopped = self._end, self._end < min(at + _WINDOW, self.size)
             low = at - self._begin + MAGIC_OFFSET
             found = self._buffer.find(_FAMILY, low, self._end - self._begin)
             if found < 0:
@@ -266,7 +289,8 @@ class VolumeReader:
             spent += length
             if spent > _SEARCH_ALLOWANCE + 4 * (at - start):
                 break
-            if length and isinstance(self._judge(at), Block):
+            # Where the window ends before an unreadable place, what reaches into that is no good block.
+            if length and (at + length <= end or not stopped) and self._good(at):
                 return at
             at += 1
         return self.size
@@ -292,15 +316,24 @@ class VolumeReader:
             try:
                 item = self._block_or_damage(address)
             except _UnreadableError as error:
-                failures += 1
+                near = error.at - address < max(self._usual, _PAGE)  # hardly anything was read since the last one
+                failures = failures + 1 if near else 1
                 if failures > _MOST_FAILURES:
                     raise
-                length = min(_STEP << (failures - 1), self.size - address)
-                item = Damage(self.name, address, length, error.message.removeprefix(f"{self.path}: "))
+                behind = self._behind(address, error.at, failures)
+                item = Damage(self.name, address, behind - address, error.message.removeprefix(f"{self.path}: "))
             else:
                 failures = 0
             yield item
             address = item.address + (len(item.data) if isinstance(item, Block) else item.length)
+
+    def _behind(self, address: int, unreadable: int, failures: int) -> int:
+        """The address where reading can go on: of the block at *address* the place *unreadable* cannot be read."""
+        following = address + self._usual
+        if unreadable < following and self._good(following):  # no other block is lost
+            return following
+        step = _PAGE << (2 * (failures - 1))
+        return min((unreadable // _PAGE) * _PAGE + step, self.size)
 
     def _block_or_damage(self, address: int) -> Block | Damage:
         judged = self._judge(address)
@@ -319,7 +352,12 @@ class VolumeReader:
 
         `VolumeError` when the file holds no block at all; `UnsupportedError` for labels of unknown kind.
         """
-        first = self._judge(0)
+        try:
+            first = self._judge(0)
+        except _UnreadableError:
+            if not any(isinstance(item, Block) for item in self.blocks()):
+                raise
+            return None
         if not isinstance(first, Block):
             if self._resync(0, first) >= self.size:
                 told = f"{self.path}: is not a volume, or destroyed: no block in it ({first.what})"

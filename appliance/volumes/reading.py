@@ -22,18 +22,20 @@ def read_volumes(
     advance: Callable[[int], None] | None = None,
     keys: VolumeKeys | None = None,
     go_on: bool = False,
+    from_disk: bool = False,
 ) -> Iterator[Event]:
     """The events of the volumes *paths*, in that order (see `in_order`).
 
     *select*: only what a bootstrap file wants. *advance* is told the number of bytes read, block by block. *keys*: of
-    enciphered volumes. *go_on*: a volume that cannot be read is damage, too, and the next one is read.
+    enciphered volumes. *go_on*: a volume that cannot be read is damage, too, and the next one is read. *from_disk*: as
+    for `VolumeReader`.
     Raises `NotFoundError` for a missing file, `VolumeError` for one that is no volume or of an unknown kind; damage
     comes as an event.
     """
     sessions = SessionReader(select)
     for path in paths:
         try:
-            with VolumeReader(path, keys) as volume:
+            with VolumeReader(path, keys, from_disk=from_disk) as volume:
                 label = volume.label()
                 sessions.begin_volume(volume.name)
                 yield VolumeStart(volume.name, label)
@@ -42,7 +44,7 @@ def read_volumes(
         except MagbayError as error:
             if not go_on:
                 raise
-            yield from sessions.damage(Damage(str(path), 0, 0, error.message))
+            yield from sessions.damage(Damage(str(path), 0, 0, error.message.removeprefix(f"{path}: ")))
     yield from sessions.finish()
 
 

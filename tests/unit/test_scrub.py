@@ -19,7 +19,6 @@ from appliance.storage import scrub, scrubs
 from appliance.storage.catalog import Catalog
 from appliance.storage.device import FileVolume
 from appliance.storage.model import VolumeStatus
-from appliance.volumes import reader
 from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.reader import Block, VolumeReader
@@ -221,7 +220,6 @@ def test_what_the_disk_cannot_read_is_damage_and_the_rest_is_read(
 ) -> None:
     config = configuration(tmp_path, magazines="magazines: [{name: m1, directory: m1}]\n")
     saved = save(config, tree)
-    monkeypatch.setattr(reader, "_STEP", 65536)
     plain = os.preadv
 
     def preadv(fd: int, buffers: Any, at: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import struct
 import zlib
@@ -14,7 +16,7 @@ from appliance.volumes.blocks import MAX_RECORD, SessionIds
 from appliance.volumes.errors import UnsupportedError, VolumeError
 from appliance.volumes.events import Data, FileEnd, FileState, Partial, SessionEnd, VolumeStart
 from appliance.volumes.labels import Dialect
-from appliance.volumes.reader import Damage
+from appliance.volumes.reader import Block, Damage, VolumeReader
 from appliance.volumes.reading import in_order, read_volumes
 from tests.unit.volume_builder import IDS, NOW, Job, Kept, label_of, one_job, volume
 
@@ -53,6 +55,43 @@ def interleaved(path: Path) -> Path:
     longest = max(len(first), len(second))
     mixed = [blocks[at] for at in range(longest) for blocks in (first, second) if at < len(blocks)]
     return volume(path, *mixed)
+
+
+@pytest.mark.parametrize("bad", [{0}, {5}, {700}, {699, 700}, {31, 60}, {300, 330, 360, 1000}, set(range(40, 300))])
+def test_a_place_that_the_disk_cannot_read_costs_the_blocks_that_it_lies_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: set[int]
+) -> None:
+    """*bad*: pages of 4096 bytes; what lies beside them is read, be it a volume's first page."""
+    noise = random.Random(6)
+    path = one_job(tmp_path / "v", lambda job: [job.file(b"/tree/%d" % n, noise.randbytes(50_000)) for n in range(100)])
+    with VolumeReader(path) as volume:
+        every = [(item.address, len(item.data)) for item in volume.blocks() if isinstance(item, Block)]
+    assert len(every) > 70 and every[-1][0] // 4096 > max(bad)
+    lost = {at for at, length in every if bad & set(range(at // 4096, (at + length - 1) // 4096 + 1))}
+    plain, asked = os.preadv, []
+
+    def preadv(fd: int, buffers: list[memoryview], at: int) -> int:
+        """As Linux does: up to the page, and an error where nothing comes before it."""
+        behind = [page for page in bad if page >= at // 4096]
+        if behind and min(behind) == at // 4096:
+            asked.append(at)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        length = min(len(buffers[0]), min(behind) * 4096 - at) if behind else len(buffers[0])
+        return plain(fd, [buffers[0][:length]], at)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with VolumeReader(path) as volume:
+        items = list(volume.blocks())
+        found = {item.address for item in items if isinstance(item, Block)}
+        label = volume.label()
+    told = [item for item in items if isinstance(item, Damage)]
+    assert (label is None) == (0 in bad)
+    assert found <= {at for at, _ in every} - lost
+    missed = {at for at, _ in every} - lost - found
+    # A long unreadable stretch is passed over in growing steps, the last of which goes a little too far.
+    assert not missed if len(bad) < 50 else len(missed) <= 20
+    assert sum(item.length for item in told) + sum(length for at, length in every if at in found) == path.stat().st_size
+    assert len(asked) <= 4 * len(bad) and len(asked) <= 40, "each question may take a bad disk seconds"
 
 
 def test_every_flipped_bit_is_found_and_spoils_only_what_it_touches(tmp_path: Path) -> None:
