@@ -82,16 +82,16 @@ class _Reading:
         if self.paths != args.volumes:
             out.warn("magbay: the volumes are read in the order of their labels: " + _names(self.paths))
 
-    def events(self, label: str) -> Iterator[Event]:
-        """All events, with progress."""
+    def events(self, label: str, *, from_disk: bool = False) -> Iterator[Event]:
+        """All events, with progress. *from_disk*: as for `VolumeReader`."""
         with self.out.progress(label, self.total) as display:
-            for event in self.read(display.advance):
+            for event in self.read(display.advance, from_disk=from_disk):
                 self.report.take(event)
                 yield event
 
-    def read(self, advance: Callable[[int], None] | None = None) -> Iterator[Event]:
+    def read(self, advance: Callable[[int], None] | None = None, *, from_disk: bool = False) -> Iterator[Event]:
         """All events, unseen by the report."""
-        return read_volumes(self.paths, select=self.bootstrap, advance=advance, keys=self.keys)
+        return read_volumes(self.paths, select=self.bootstrap, advance=advance, keys=self.keys, from_disk=from_disk)
 
 
 def _names(paths: Sequence[Path]) -> str:
@@ -193,7 +193,7 @@ def run_check(args: argparse.Namespace, out: Output) -> ExitStatus:
     reading = _Reading(args, out)
     check = ContentCheck()
     with contextlib.closing(check):
-        for event in reading.events("check"):
+        for event in reading.events("check", from_disk=True):
             check.take(event)
     counts = {name: getattr(check, name) for name in ("files", "bytes", "verified", "unverified")}
     lists = {"mismatches": check.mismatches, "unreadable": check.unreadable}

@@ -12,6 +12,7 @@ from pathlib import Path
 from appliance.changer import inventory
 from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError, NotFoundError, UsageError
+from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
 from appliance.storage import unsettled, volume_rows
@@ -178,7 +179,11 @@ def _ordered(
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[bool]:
-    """Keep jobs from writing on the volume; False when one does just now."""
+    """Keep jobs from writing on the volume; False when one does just now.
+
+    What is read meanwhile comes from the disk: memory may have what a failed job could not write, and the catalog
+    must not take that for saved. Raises `OSError`, also when there is such a thing.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         try:
@@ -186,6 +191,7 @@ def _held(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
+            files.forget_cached(descriptor)
             yield True
     finally:
         os.close(descriptor)

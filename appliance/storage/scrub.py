@@ -256,7 +256,7 @@ class _Scrubbing:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(readers.reading([path]))
-                self._read(stack.enter_context(VolumeReader(path, self._request.keys)), media)
+                self._read(stack.enter_context(VolumeReader(path, self._request.keys, from_disk=True)), media)
             except (PermissionDeniedError, CatalogError):
                 raise
             except UnsupportedError as error:

@@ -167,7 +167,7 @@ class _Check:
             return self._run(progress, cancelled)
 
     def _run(self, progress: Callable[[int], None], cancelled: Callable[[], bool]) -> bool:
-        for event in JobReader(self._job, progress, self._keys).events(self._parts):
+        for event in JobReader(self._job, progress, self._keys, from_disk=True).events(self._parts):
             if cancelled():
                 return False
             self._take(event)
