@@ -79,7 +79,9 @@ def look(
         directory = magazine.identity.startswith("directory:")
         if magazine.path is None:
             # A directory comes without notice; a disk comes with a new answer of the media agent.
-            if directory:
+            if directory and magazine.reason:
+                unreadable[magazine.identity] = f"magazine {magazine.name}: {magazine.reason}"
+            elif directory:
                 stamps += _stamps_of_absence(config, magazine, path)
             continue
         old = before.get(magazine.identity, Seen(path, False, (), {}))

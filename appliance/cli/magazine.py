@@ -91,7 +91,7 @@ def describe(config: Config) -> list[dict[str, Any]]:
         facts = {
             "name": magazine.name,
             "state": "away" if state == "gone" else state,
-            "reason": disk.get("reason", ""),
+            "reason": disk.get("reason", "" if magazine.attached else magazine.reason),
             "path": str(magazine.path) if magazine.path else None,
             "writable": magazine.writable,
             "space": _space(magazine) if state in ("here", "mounted") else None,

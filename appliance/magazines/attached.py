@@ -36,7 +36,7 @@ class Magazine:
     identity: str  # file-system UUID, or "directory:<name>"
     path: Path | None
     writable: bool = True
-    reason: str = ""  # why it is not writable, as far as the media agent knows
+    reason: str = ""  # why it is not writable (as far as the media agent knows), or why its directory cannot be read
 
     @property
     def attached(self) -> bool:
@@ -94,7 +94,8 @@ def find(config: Config, name: str) -> Magazine:
     for magazine in known(config):
         if magazine.name == name:
             if magazine.path is None:
-                raise AwayError(f"magazine {name} is not here", hint="Plug its disk in and try again.")
+                told = f"magazine {name} is not here{': ' if magazine.reason else ''}{magazine.reason}"
+                raise AwayError(told, hint="Plug its disk in and try again.")
             return magazine
     raise NotFoundError(f"no magazine is called {name}", hint="'magbay magazine list' shows the known ones.")
 
@@ -125,11 +126,14 @@ def create_directories(config: Config) -> None:
 
 
 def _directory(magazine: MagazineConfig) -> Magazine:
-    if magazine.filesystem_uuid:
-        path = elsewhere.directory_of(magazine.filesystem_uuid, magazine.directory)
-    else:
-        path = magazine.directory if magazine.directory.is_dir() else None
     identity = f"directory:{magazine.name}"
+    try:
+        if magazine.filesystem_uuid:
+            path = elsewhere.directory_of(magazine.filesystem_uuid, magazine.directory)
+        else:
+            path = magazine.directory if magazine.directory.is_dir() else None
+    except OSError as error:  # XFS after an error of its disk, say: the other magazines are there nevertheless
+        return Magazine(magazine.name, identity, None, False, f"{magazine.directory} cannot be read: {error.strerror}")
     return Magazine(magazine.name, identity, path, path is not None and os.access(path, os.W_OK))
 
 

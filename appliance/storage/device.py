@@ -30,6 +30,10 @@ _LOST = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EROFS, errno.ESTA
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+# What to do about an error of which the kernel has told more than it tells a process.
+DISK_TELLS = "'journalctl -k' has what the kernel says of the disk."
+
+
 class MagazineLostError(MagbayError):
     """The disk went away, or does not take data any more, while it was being written."""
 
@@ -208,6 +212,20 @@ class FileVolume:
     def declared(self, error: OSError) -> MagbayError:
         """The declared error for what the system said about this volume."""
         where = f"volume {self.name} on magazine {self.magazine}"
+        if error.errno == errno.EIO and not self.pulled():
+            # A disk that was pulled and one that fails look alike here, and nobody has said that it was pulled.
+            return MagazineLostError(
+                f"magazine {self.magazine} was lost, or its disk fails, while volume {self.name} was being written: "
+                f"{error.strerror}",
+                hint="If its disk was pulled, plug it in again and run the job again. Else it may be failing: "
+                f"{DISK_TELLS} What was saved before is still readable.",
+            )
+        if error.errno == errno.EROFS:
+            return MagazineLostError(
+                f"magazine {self.magazine} became read-only while volume {self.name} was being written",
+                hint=f"Its file system met an error. {DISK_TELLS} If the disk is sound, pull it and plug it in again, "
+                "so that it is checked, and run the job again. What was saved before is still readable.",
+            )
         if error.errno in _LOST:
             return MagazineLostError(
                 f"magazine {self.magazine} was lost while volume {self.name} was being written: {error.strerror}",

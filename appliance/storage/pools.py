@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from appliance.errors import AwayError, MagbayError, NotFoundError, UsageError
 from appliance.host import files
 from appliance.magazines.attached import Magazine
 from appliance.storage.catalog import Catalog, CatalogError
-from appliance.storage.device import FileVolume
+from appliance.storage.device import DISK_TELLS, FileVolume
 from appliance.storage.model import Media
 from appliance.storage.tail import labelled_by
 from appliance.volumes.blocks import SessionIds
@@ -155,9 +156,10 @@ def _names_locked(state_dir: Path) -> Iterator[None]:
 
 
 def _not_created(error: OSError, name: str, magazine: Magazine) -> MagbayError:
+    rights = error.errno in (errno.EACCES, errno.EPERM)
     return MagbayError(
         f"volume {name} cannot be created on magazine {magazine.name}: {error.strerror}",
-        hint=f"Look at the rights on {magazine.path}.",
+        hint=f"Look at the rights on {magazine.path}." if rights else DISK_TELLS,
     )
 
 

@@ -14,7 +14,7 @@ from appliance.magazines import attached, unlisted
 from appliance.magazines.attached import Magazine, Presence
 from appliance.storage import expiry, recycling
 from appliance.storage.catalog import Catalog, CatalogError
-from appliance.storage.device import FileVolume, VolumeBusyError, VolumeFullError
+from appliance.storage.device import DISK_TELLS, FileVolume, VolumeBusyError, VolumeFullError
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.pools import OpenVolume, PoolFullError, label_new, may_use, new_label, pool_config, reachable
@@ -335,7 +335,11 @@ class VolumeSource:
         if not attached.known(self._config):
             return MagbayError("there is no magazine", hint="Name one under 'magazines', or run 'magbay prepare'.")
         full = ", ".join(sorted(set(self._full)))
-        closed = [*self._closed(), *((error.message, error.hint) for error in self._unfit.values())]
+        closed = [
+            *self._closed(),
+            *self._unreadable(),
+            *((error.message, error.hint) for error in self._unfit.values()),
+        ]
         text = f"no magazine has room for pool {self._pool_name} (full: {full})"
         if self._is_complete():
             text = f"pool {self._pool_name} has its {self.pool.maximum_volumes} volumes, and none takes more"
@@ -344,7 +348,8 @@ class VolumeSource:
         text = "; ".join([text, *(why for why, _ in closed)])
         if away:
             wanted = " or ".join(away)
-            return AwayError(f"{text}; away: {', '.join(away)}", hint=f"Plug in {wanted} and run the job again.")
+            hint = next((hint for _, hint in self._unreadable()), f"Plug in {wanted} and run the job again.")
+            return AwayError(f"{text}; away: {', '.join(away)}", hint=hint)
         hints = [hint for _, hint in closed if hint]
         return MagbayError(
             text, hint=hints[0] if hints else "Plug in or prepare another magazine, or make room on one."
@@ -366,6 +371,12 @@ class VolumeSource:
                 yield f"{what} is mounted read-only", hint
             elif not magazine.writable:
                 yield f"{what} cannot be written on by this user", f"Look at the rights on {magazine.path}."
+
+    def _unreadable(self) -> Iterator[tuple[str, str]]:
+        """Magazines that could be taken and whose directories cannot be read, and what to do about it."""
+        for magazine in attached.known(self._config):
+            if magazine.path is None and magazine.reason and may_use(self._config, self._pool_name, magazine):
+                yield magazine.reason, f"{DISK_TELLS} Or plug in another magazine, and run the job again."
 
 
 def _is_read_only(path: Path | None) -> bool:

@@ -505,7 +505,8 @@ def test_a_disk_that_is_lost_while_it_is_written(
     request = backup.BackupRequest((tree,))
     lost = backup.run(config, request, log=lambda text, fields: None, progress=pull)
     assert (lost.status, lost.exit_status) == (JobStatus.FAILED, ExitStatus.FAILED)
-    assert "magazine m1 was lost while volume m1-0001" in lost.errors[0] and "Plug the disk in" in lost.hint
+    assert "magazine m1 was lost, or its disk fails, while volume m1-0001" in lost.errors[0]
+    assert "plug it in again" in lost.hint and "journalctl -k" in lost.hint
     # Plugged in again: what the lost job left is cut off, what was acknowledged before is there.
     state["lost"] = False
     after = save(config, tree)

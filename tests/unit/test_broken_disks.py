@@ -1,0 +1,132 @@
+"""Real file systems on disks that fail: what the kernel says, and what its memory still has and the disk has not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import ExitStatus
+from appliance.storage import recovering, scanning, scrub, verify
+from appliance.storage.catalog import Catalog
+from appliance.storage.model import JobStatus, VolumeStatus
+from tests.unit.enginehelp import configuration, magbay, save
+
+_SHUTDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN, which ext4 has as EXT4_IOC_SHUTDOWN (linux/fs/xfs/libxfs/xfs_fs.h)
+_NO_LOG = 2
+ONE = "magazines:\n  - {name: m1, directory: m1}\n"
+
+
+def _run(*words: str | Path) -> str:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{words[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Makes the directory m1 a file system of its own on a disk; the memory that the disk is made of is beside it."""
+    if os.geteuid():
+        pytest.skip("only root mounts file systems")
+    undo: list[tuple[str | Path, ...]] = []
+
+    def make(kind: str, size: str, *options: str) -> Path:
+        memory, place = tmp_path / "memory", tmp_path / "m1"
+        for folder in (memory, place):
+            folder.mkdir()
+        _run("mount", "-t", "tmpfs", "none", memory)
+        undo.append(("umount", "-l", memory))
+        _run("truncate", "-s", size, memory / "disk")
+        _run(f"mkfs.{kind}", "-q", *options, memory / "disk")
+        loop = _run("losetup", "--find", "--show", memory / "disk")
+        undo.append(("losetup", "--detach", loop))
+        _run("mount", "-t", kind, loop, place)
+        undo.append(("umount", place))
+        return place
+
+    yield make
+    for words in reversed(undo):
+        subprocess.run([str(word) for word in words], check=True)
+
+
+def shut_down(place: Path) -> None:
+    """What XFS does by itself at an error of its disk that it cannot pass over."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG))
+    finally:
+        os.close(descriptor)
+
+
+def test_a_magazine_that_cannot_be_looked_at_takes_no_other_one_away(tmp_path: Path, disk: Callable[..., Path]) -> None:
+    place = disk("xfs", "320M")
+    config = configuration(tmp_path)
+    (tmp_path / "data").write_bytes(b"x" * 1000)
+    assert save(config, tmp_path / "data").volumes == ("m1-0001",)
+    shut_down(place)
+    with pytest.raises(OSError, match="Input/output error"):
+        place.is_dir()
+    assert save(config, tmp_path / "data").volumes == ("m2-0001",)
+    assert verify.run(config, verify.VerifyRequest(), log=lambda text, fields: None).exit_status is ExitStatus.DONE
+    for words in (["status"], ["magazine", "list"], ["restore", "--to", str(tmp_path / "out")]):
+        assert magbay(tmp_path, *words).status == ExitStatus.DONE, words
+    slots = magbay(tmp_path, "slots")
+    assert "m2-0001" in slots.stdout and "m1 cannot be read: Input/output error" in slots.stderr
+    alone = save(configuration(tmp_path, magazines=ONE), tmp_path / "data")
+    assert alone.exit_status is ExitStatus.AWAY
+    assert "m1 cannot be read: Input/output error" in alone.errors[0] and "journalctl -k" in alone.hint
+
+
+@pytest.mark.parametrize("way", ["scan", "restore of the catalog"])
+def test_what_only_memory_has_is_not_entered_as_saved(tmp_path: Path, disk: Callable[..., Path], way: str) -> None:
+    """The disk takes nothing more, the flush fails, and so does the job; but who reads its volume finds all of it."""
+    place = disk("ext4", "64M", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
+    config = configuration(tmp_path, magazines=ONE)
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    (tmp_path / "data").write_bytes(os.urandom(8 << 20))
+    assert save(config, tmp_path / "small").status is JobStatus.DONE
+    os.sync()
+    space = os.statvfs(tmp_path / "memory")
+    used = (space.f_blocks - space.f_bfree) * space.f_frsize
+    _run("mount", "-o", f"remount,size={used + (2 << 20)}", tmp_path / "memory")  # behind that the disk fails
+    assert save(config, tmp_path / "data").status is JobStatus.FAILED
+    assert (place / "m1-0001").read_bytes().count(b"BB02") > 100, "memory has it all: else this test shows nothing"
+    if way == "scan":
+        scanning.run(config, scanning.ScanRequest(everything=True), log=lambda text, fields: None)
+    else:
+        recovering.run(config, [], scan=True, log=lambda text, fields: None)
+    with Catalog(config.state_dir) as catalog:
+        assert [job.status for job in catalog.jobs()] == [JobStatus.FAILED, JobStatus.DONE]
+
+
+def test_who_verifies_reads_the_disk(tmp_path: Path, disk: Callable[..., Path]) -> None:
+    """What was just written is in memory, where it is as good as when it was written."""
+    disk("ext4", "64M", "-m", "0")
+    config = configuration(tmp_path, magazines=ONE)
+    (tmp_path / "data").write_bytes(os.urandom(8 << 20))
+    assert save(config, tmp_path / "data").status is JobStatus.DONE
+
+    def read_by(work: Callable[[], object]) -> int:
+        """Bytes that had to come from a disk for *work* (proc(5), /proc/pid/io)."""
+        before, _, after = _read_bytes(), work(), _read_bytes()
+        return after - before
+
+    def quiet(text: str, fields: dict[str, str]) -> None:
+        pass
+
+    assert read_by(lambda: verify.run(config, verify.VerifyRequest(), log=quiet)) >= 8 << 20
+    assert read_by(lambda: scrub.run(config, scrub.ScrubRequest("m1"), log=quiet)) >= 8 << 20
+    assert read_by(lambda: scanning.run(config, scanning.ScanRequest(everything=True), log=quiet)) >= 8 << 20
+    with Catalog(config.state_dir) as catalog:
+        assert catalog.media()[0].status is VolumeStatus.APPEND
+
+
+def _read_bytes() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
