@@ -132,7 +132,12 @@ class _Restore:
         try:
             aliases = link_aliases(self._read(progress, cancelled), select) if select else None
             extractor = Extractor(
-                request.to, select=select, aliases=aliases, replace=request.replace, renaming=request.renaming
+                request.to,
+                select=select,
+                aliases=aliases,
+                replace=request.replace,
+                renaming=request.renaming,
+                versions=True,
             )
             summary = extractor.summary
             extractor.run(self._events(progress, cancelled))

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +23,17 @@ _RANGE = re.compile(r"(\d{1,20})(?:\s*-\s*(\d{1,20}))?")
 _MAX_LINE = 1 << 20
 _MAX_FILE = 256 << 20
 _NUMBERS = {"volsessionid", "volsessiontime", "voladdr", "volfile", "volblock", "fileindex", "jobid", "count", "slot"}
+_OF_FILES = {"fileindex", "count"}
 _NAMES = {"job", "client"}
 _IGNORED = {"include", "exclude", "storage", "mediatype", "device", "jobtype", "joblevel"}
 
 
 @dataclass
 class BsrEntry:
-    """One `Volume=` entry. Empty criteria match everything; *ranges* by keyword in small letters."""
+    """One `Volume=` entry. Empty criteria match everything; *ranges* by keyword in small letters.
+
+    A Director names each file of a restore by its own FileIndex, so there may be a million: `settle` before asking.
+    """
 
     volumes: dict[str, None] = field(default_factory=dict)  # their order is that of reading
     ranges: dict[str, _Ranges] = field(default_factory=dict)
@@ -35,9 +41,30 @@ class BsrEntry:
     streams: set[int] = field(default_factory=set)
     pattern: Pattern | None = None
 
+    def settle(self) -> None:
+        """All criteria are there: put ranges in order, those that touch together."""
+        for keyword, ranges in self.ranges.items():
+            merged: _Ranges = []
+            for low, high in sorted(ranges):
+                if merged and low <= merged[-1][1] + 1:
+                    merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+                else:
+                    merged.append((low, high))
+            self.ranges[keyword] = merged
+
+    def likeness(self) -> tuple[object, ...]:
+        """The same for entries that differ in nothing but the numbers of their files."""
+        others = [(keyword, tuple(ranges)) for keyword, ranges in self.ranges.items() if keyword not in _OF_FILES]
+        has = tuple(sorted(_OF_FILES & self.ranges.keys()))
+        names = [(keyword, tuple(names)) for keyword, names in self.names.items()]
+        return tuple(self.volumes), tuple(sorted(others)), has, tuple(sorted(names)), frozenset(self.streams)
+
     def _in(self, keyword: str, value: int) -> bool:
         ranges = self.ranges.get(keyword)
-        return not ranges or any(low <= value <= high for low, high in ranges)
+        if not ranges:
+            return True
+        at = bisect(ranges, (value, math.inf)) - 1
+        return at >= 0 and value <= ranges[at][1]
 
     def wants_block(self, volume: str, ids: SessionIds, last_byte: int) -> bool:
         """Whether anything in this block can match. *last_byte*: address of the block's last byte."""
@@ -202,7 +229,7 @@ def load_bsr(path: Path) -> Bootstrap:
 def parse_bsr(text: str, name: str) -> Bootstrap:
     """Parse the *text* of a bootstrap file; *name* stands in messages. Raises `VolumeError` with file and line."""
     entries = [BsrEntry()]
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         where = f"{name}, line {number}"
         line = line.strip()
         if not line or line.startswith("#"):
@@ -220,4 +247,19 @@ def parse_bsr(text: str, name: str) -> Bootstrap:
             _apply(entries[-1], keyword.lower(), value, where)
     if not any(entry.volumes for entry in entries):
         raise VolumeError(f"{name}: names no volume, so nothing would be read", hint='Add a line Volume="name".')
-    return Bootstrap(entries)
+    return Bootstrap(_joined(entries))
+
+
+def _joined(entries: Sequence[BsrEntry]) -> list[BsrEntry]:
+    """The entries, those together that differ in their files only."""
+    found: dict[object, BsrEntry] = {}
+    for entry in entries:
+        entry.settle()
+        key = id(entry) if entry.pattern else entry.likeness()
+        first = found.setdefault(key, entry)
+        if first is not entry:
+            for keyword in _OF_FILES & entry.ranges.keys():
+                first.ranges[keyword].extend(entry.ranges[keyword])
+    for entry in found.values():
+        entry.settle()
+    return [*found.values()]

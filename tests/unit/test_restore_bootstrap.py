@@ -17,6 +17,7 @@ from appliance.errors import AwayError, ExitStatus, NotFoundError
 from appliance.storage import bootstrap, restore
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, Level, NewJob, Outcome, Stretch
+from appliance.storage.outcome import Replace
 from appliance.storage.saved_files import FileWriter
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.bsr import parse_bsr
@@ -134,6 +135,55 @@ def test_a_chain_over_many_volumes_with_and_without_a_catalog(tmp_path: Path) ->
     done = magbay(tmp_path, "restore", "--bootstrap", str(file), "--to", str(tmp_path / "without"), json_output=True)
     assert (done.status, done.document["files"], done.document["errors"]) == (0, back.files, [])
     assert_same(tree, below(tmp_path / "without", tree))
+
+
+@pytest.mark.parametrize("replace", list(Replace))
+def test_of_a_chain_the_last_version_counts(tmp_path: Path, config: Config, replace: Replace) -> None:
+    """Whatever is to become of files that are there: nothing was. What changed its type does so here, too."""
+    tree = tmp_path / "source"
+    (tree / "folder").mkdir(parents=True)
+    (tree / "folder" / "file").write_text("old")
+    for name in ("same", "single"):
+        (tree / name).write_text("old")
+    first = save(config, tree)
+    shutil.rmtree(tree / "folder")
+    (tree / "single").unlink()
+    (tree / "folder").write_text("new")
+    (tree / "single").mkdir()
+    (tree / "single" / "file").write_text("new")
+    (tree / "same").write_text("new")
+    os.utime(tree / "same", (5, 5))
+    second = save(config, tree, level=Level.INCREMENTAL)
+    file = tmp_path / "chain.bsr"
+    file.write_text(bsr_of(config, first.job_id) + bsr_of(config, second.job_id))
+    back = by_file(config, tmp_path / "out", file, replace=replace)
+    assert (back.errors, back.warnings, back.skipped) == ((), (), 0)
+    assert_same(tree, below(tmp_path / "out", tree))
+
+
+def test_a_file_of_every_other_number() -> None:
+    """As a Director writes it, one line for each: with every line looked at for every file this would take hours."""
+    entry = 'Volume="v"\nVolSessionId=1\nVolSessionTime=5\n'
+    for text in (
+        entry + "".join(f"FileIndex={index}\n" for index in range(400_001, 0, -2)),
+        "".join(f"{entry}FileIndex={index}\n" for index in range(1, 400_002, 2)),
+    ):
+        parsed = parse_bsr(text, "x")
+        assert parsed.wants_block("v", SessionIds(1, 5), 100)
+        assert [index for index in range(400_010) if parsed.wants_record(None, index, 1)] == list(range(1, 400_002, 2))
+
+
+def test_ranges_and_entries_that_overlap() -> None:
+    entries = ["FileIndex=7-9,1-3\nFileIndex=2-5\nCount=2", "FileIndex=9-12,14\nCount=1", "FileIndex=20"]
+    entries += ["VolSessionId=4\nFileIndex=30-31", "FileIndex=40\nFileRegex=x"]
+    parsed = parse_bsr("".join(f'Volume="v"\n{entry}\n' for entry in entries), "x")
+
+    def wanted(session: int) -> list[int]:
+        parsed.wants_block("v", SessionIds(session, 5), 100)
+        return [index for index in range(50) if parsed.wants_record(None, index, 1)]
+
+    assert wanted(1) == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 14, 20, 40] and wanted(4) == sorted([*wanted(1), 30, 31])
+    assert parsed.wants_record(None, 40, 1) and not parsed.wants_name("y") and parsed.wants_name("axb")
 
 
 def test_the_same_files_as_bextract(tmp_path: Path) -> None:
