@@ -358,8 +358,11 @@ class Branch:
 
     def _make_empty(self, one: OpenFile, state: FileState) -> None:
         """A file of which no byte came: right if it is empty, and nothing at all otherwise."""
-        if not one.failed and state is FileState.DAMAGED and one.entry.attributes.stat.size:
-            self._results.failed(one, VolumeError("damaged on the volume, nothing of it is left"))
+        if not one.failed and state is not FileState.WHOLE and one.entry.attributes.stat.size:
+            if state is FileState.CUT:
+                self._results.nothing(one)
+            else:
+                self._results.failed(one, VolumeError("damaged on the volume, nothing of it is left"))
         if one.failed:
             self._creator.forget(one)
         else:

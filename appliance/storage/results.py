@@ -29,6 +29,12 @@ class Results:
         self._summary.warn(f"{one.path}: {one.failed}")
         self._tell(one.path, Outcome.SKIPPED, one.failed)
 
+    def nothing(self, one: OpenFile) -> None:
+        """The volumes end before its first byte; what is in its place stays."""
+        one.failed = "is not restored: its job ends before its content, or goes on on another volume"
+        self._summary.warn(f"{one.path}: {one.failed}")
+        self._tell(one.path, Outcome.SKIPPED, one.failed)
+
     def judge(self, one: OpenFile, state: FileState, missed: list[str]) -> None:
         """It has its place. *missed*: what could not be set, in words."""
         if state is FileState.DAMAGED:

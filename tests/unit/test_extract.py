@@ -382,7 +382,7 @@ def test_the_first_large_file_of_another_digest_than_expected(tmp_path: Path, al
 def test_file_cut_by_the_end_of_the_volumes_is_a_warning(tmp_path: Path) -> None:
     job = Job(max_block=1000)
     job.file(b"/whole", b"x" * 100)
-    job.file(b"/cut", b"y" * 5000)
+    job.file(b"/cut", b"y" * 5000, chunk=500)
     summary = extract(volume(tmp_path / "v", *job.cut()[:4]), tmp_path / "out")
     assert summary.failed == 0 and any("/cut: is not whole" in text for text in summary.warnings)
     assert summary.status is ExitStatus.WARNINGS

@@ -99,6 +99,21 @@ def test_a_file_of_which_nothing_comes_takes_no_file_for_a_directory(tmp_path: P
     assert extracted(tmp_path, fill).failed == 2 and mine.read_text() == "mine"
 
 
+def test_a_file_that_ends_before_its_content_leaves_what_is_there(tmp_path: Path) -> None:
+    mine = [put(tmp_path / "out" / name) for name in ("there", "d")]
+    for name in (b"/there", b"/new", b"/d/file"):
+        job = Job()
+        job.file(b"/first", b"whole")
+        job.entry(FileType.REGULAR, name, mode=stat.S_IFREG | 0o600, size=100_000)
+        path = volume(tmp_path / "volume", *job.cut())
+        summary = Extractor(tmp_path / "out", versions=True).run(read_volumes([path]))
+        assert summary.files == 1 and summary.failed == 0
+        assert summary.warnings == [
+            f"{name.decode()}: is not restored: its job ends before its content, or goes on on another volume"
+        ]
+    assert [path.read_text() for path in mine] == ["mine"] * 2 and not (tmp_path / "out/new").exists()
+
+
 # What gives way to a directory
 
 
