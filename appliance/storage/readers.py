@@ -30,11 +30,15 @@ def _lock(descriptor: int, kind: int) -> bool | None:
     return True
 
 
+class WrittenAnewError(MagbayError):
+    """The volume is being written anew just now, since what it held is not needed any more."""
+
+
 @contextlib.contextmanager
 def reading(paths: Iterable[Path]) -> Iterator[None]:
     """Nobody writes these volumes anew meanwhile. One that cannot be opened is left to whoever reads it.
 
-    Raises `MagbayError` for one that is being written anew just now.
+    Raises `WrittenAnewError`.
     """
     with contextlib.ExitStack() as stack:
         for path in dict.fromkeys(paths):
@@ -45,7 +49,7 @@ def reading(paths: Iterable[Path]) -> Iterator[None]:
             stack.callback(os.close, descriptor)
             if _lock(descriptor, fcntl.F_RDLCK) is False:
                 hint = "Try again: what it held is not needed any more, and the catalog will say so."
-                raise MagbayError(f"volume {path.name} is being written anew", hint=hint)
+                raise WrittenAnewError(f"volume {path.name} is being written anew", hint=hint)
         yield
 
 

@@ -23,6 +23,7 @@ from appliance.storage.device import FileVolume, VolumeBusyError
 from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.pools import reachable
+from appliance.storage.readers import WrittenAnewError
 from appliance.storage.scrub_files import Files
 from appliance.storage.scrubs import Round, Scrub
 from appliance.storage.volume_order import in_order_of_jobs
@@ -256,10 +257,12 @@ class _Scrubbing:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(readers.reading([path]))
+                # Jobs write on volumes meanwhile, also anew.
+                (media,) = self._catalog.media(media_id=media.media_id)
                 self._read(stack.enter_context(VolumeReader(path, self._request.keys, from_disk=True)), media)
             except (PermissionDeniedError, CatalogError):
                 raise
-            except UnsupportedError as error:
+            except (UnsupportedError, WrittenAnewError) as error:
                 self._not_read(media, error.message)
             except MagbayError as error:
                 self._check_presence(again=True)
@@ -291,9 +294,9 @@ class _Scrubbing:
         if one.address and stamp != one.label:
             one.address, one.judged = 0, {}  # written anew meanwhile
         one.label = stamp
-        self._files.begin_volume(media, volume.name)
+        end = self._files.begin_volume(media, volume.name)
         for item in volume.blocks(one.address):
-            if item.address >= media.bytes:
+            if item.address >= end:
                 break
             size = len(item.data) if isinstance(item, Block) else item.length
             if isinstance(item, Block):
@@ -308,8 +311,8 @@ class _Scrubbing:
             self.progress(size)
             self.throttle.take(size)
             self._between()
-        if volume.size < media.bytes:
-            lost = Damage(volume.name, volume.size, media.bytes - volume.size, "the volume is cut short")
+        if volume.size < end:
+            lost = Damage(volume.name, volume.size, end - volume.size, "the volume is cut short")
             self._files.damage(lost)
 
     def _between(self) -> None:

@@ -47,6 +47,7 @@ class Files:
         self._content = ContentCheck()
         self._jobs: dict[SessionIds, _OnVolume] = {}
         self._known: dict[SessionIds, Job | None] = {}
+        self._looked: set[SessionIds] = set()  # whose job was looked up since the present volume began
         self._checks: dict[SessionIds, FileCheck] = {}
         self._begun: dict[SessionIds, tuple[str, int]] = {}  # open files: volume and address of the block
         self._over: set[SessionIds] = set()
@@ -57,18 +58,25 @@ class Files:
         self._told = 0  # of the content check's mismatches
         self._named: set[tuple[SessionIds, int]] = set()  # files that were told as damaged before their end came
 
-    def begin_volume(self, media: Media, name: str) -> None:
-        """The blocks that follow are of this volume; *name*: as it stands in messages."""
+    def begin_volume(self, media: Media, name: str) -> int:
+        """The blocks that follow are of this volume; *name*: as it stands in messages.
+
+        Gives up to which address it is to be read. What jobs write behind that from now on is not expected.
+        """
         self._before, self._volume = self._volume, media.name
         self._reader.begin_volume(name)
         self._jobs = {}
-        for ids, job, low, high, ends in self._expected(media):
+        self._looked.clear()
+        size = media.bytes
+        for ids, job, low, high, ends, end in self._expected(media):
             judged = self._round.judged.get(str(ids), 0)
             self._jobs[ids] = _OnVolume(job, low, high, max(low, judged + 1), ends)
+            size = max(size, end + 1)  # it may have ended just now
             if job.job_id not in self._round.jobs:
                 self._round.jobs.append(job.job_id)
+        return size
 
-    def _expected(self, media: Media) -> list[tuple[SessionIds, Job, int, int, bool]]:
+    def _expected(self, media: Media) -> list[tuple[SessionIds, Job, int, int, bool, int]]:
         found = []
         query = "SELECT DISTINCT JobId FROM JobMedia WHERE MediaId=? AND FirstIndex>0"
         for job in [self._catalog.job(row[0]) for row in self._catalog.rows(query, (media.media_id,))]:
@@ -80,7 +88,7 @@ class Files:
             before = stretches[mine[0] - 1].last_index if mine[0] else 0
             low = first.first_index + (first.first_index == before)
             ids = SessionIds(job.session_id, job.session_time)
-            found.append((ids, job, low, last.last_index, mine[-1] == len(stretches) - 1))
+            found.append((ids, job, low, last.last_index, mine[-1] == len(stretches) - 1, last.end))
         return found
 
     def block(self, block: Block) -> None:
@@ -134,7 +142,7 @@ class Files:
 
     def _running_in(self, media: Media) -> Iterator[tuple[SessionIds, int]]:
         """The files that begin before the volume and of which a part is on it."""
-        for ids, one in self._jobs.items():
+        for ids, one in list(self._jobs.items()):
             first, before = 0, 0
             for stretch in self._catalog.stretches(one.job.job_id):
                 if stretch.media_id == media.media_id:
@@ -147,6 +155,8 @@ class Files:
     def _run_over(self, ids: SessionIds, index: int) -> None:
         """A part of the file is lost with the present volume, whatever of the others is here."""
         job = self._jobs[ids].job
+        if not self._is_needed(job):
+            return
         row = saved_files.one(self._catalog, job.job_id, index)
         name = text(row.path) if row else f"file {index}"
         self._damaged(self._volume).add(job.job_id, name)
@@ -166,7 +176,7 @@ class Files:
 
     def end_volume(self, media: Media) -> None:
         """All of it is read: what of the catalog's files did not come is lost."""
-        for one in self._jobs.values():
+        for one in list(self._jobs.values()):
             self._lost(one, one.next, one.high)
         for line in self._content.mismatches[self._told :]:
             self._round.error(f"volume {media.name}: {line}")
@@ -202,7 +212,23 @@ class Files:
             self._known[ids] = job if job and job.status.good else None
         return self._known[ids]
 
+    def _look_again(self, event: Event) -> None:
+        """Since the volume before, the job of a file that begins may have ended, or been purged."""
+        if isinstance(event, FileStart) and event.entry.ids not in self._looked:
+            self._looked.add(event.entry.ids)
+            self._known.pop(event.entry.ids, None)
+
+    def _is_needed(self, job: Job) -> bool:
+        """Whether the job is still a good one: jobs may be purged, and their volumes written anew, at any time."""
+        if self._catalog.job(job.job_id).status.good:
+            return True
+        ids = SessionIds(job.session_id, job.session_time)
+        self._known[ids] = None
+        self._jobs.pop(ids, None)
+        return False
+
     def _take(self, event: Event, address: int) -> None:
+        self._look_again(event)
         if isinstance(event, Damage):
             self._round.error(str(event))
             # What a damaged volume leaves without its end or beginning on the next one is not that one's fault.
@@ -239,6 +265,8 @@ class Files:
         if entry.file_index <= self._round.judged.get(str(ids), 0):
             return  # judged before the interruption
         row = saved_files.one(self._catalog, job.job_id, entry.file_index)
+        if row is None and not self._is_needed(job):
+            return
         if row is None:
             self._round.error(f"job {job.job_id}: {entry.path} is on its volumes, but not in the catalog")
         else:
@@ -250,6 +278,8 @@ class Files:
         check = self._checks.pop(entry.ids, None)
         key = str(entry.ids)
         if check is None or entry.file_index <= self._round.judged.get(key, 0):
+            return
+        if event.state is not FileState.WHOLE and not self._is_needed(job):
             return
         self._round.judged[key] = entry.file_index
         self._round.files += 1
@@ -271,6 +301,8 @@ class Files:
                 self._damaged(volume).add(job.job_id, entry.path)
 
     def _lost(self, on: _OnVolume, low: int, high: int) -> None:
+        if high < low or not self._is_needed(on.job):
+            return
         ids = SessionIds(on.job.session_id, on.job.session_time)
         for index in range(low, min(high, low + _MOST_NAMED - 1) + 1):
             row = saved_files.one(self._catalog, on.job.job_id, index)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError
 from appliance.host import files
 from appliance.magazines import attached
-from appliance.storage import scrub, scrubs
+from appliance.storage import expiry, scrub, scrubs
 from appliance.storage.catalog import Catalog
 from appliance.storage.device import FileVolume
 from appliance.storage.model import VolumeStatus
@@ -23,6 +24,7 @@ from appliance.volumes.attributes import FileType
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.reader import Block, VolumeReader
 from tests.unit.enginehelp import assert_same, below, bring_back, configuration, magbay, rich_tree, save, volume
+from tests.unit.test_pools import media
 from tests.unit.volume_builder import Job, sample
 from tests.unit.volume_builder import volume as volume_of
 
@@ -416,3 +418,48 @@ def test_files_that_run_over_a_volume_that_is_gone_are_named(
     assert all(any(name in line for line in found.round.errors) for name in lacking)
     lines = [line for line in found.round.errors if str(tree) in line]
     assert len(lines) == len(set(lines)) == len(named)
+
+
+def _once(what: Callable[[], object]) -> Callable[[int], None]:
+    """Something that happens when the first blocks were read."""
+    left = [what]
+
+    def progress(count: int) -> None:
+        if left:
+            left.pop()()
+
+    return progress
+
+
+def test_a_job_that_ends_meanwhile_is_no_damage(tmp_path: Path, small: Config, tree: Path) -> None:
+    """It was told as lost, and the volume that it had been written on took no more jobs."""
+    save(small, tree)
+    last = media(small)[save(small, tree / "00").volumes[0]]
+    assert last.status is VolumeStatus.APPEND
+    saved: list[int] = []
+    found = check(small, progress=_once(lambda: saved.append(save(small, tree / "long-0", name="new").job_id)))
+    assert (found.round.errors, found.round.warnings, found.round.damaged) == ([], [], {})
+    assert status_of(small, last.name) is VolumeStatus.FULL
+    # What came before its volume was read is verified, too; the volumes behind it are not those of this round.
+    assert saved[0] in found.round.jobs
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_job_that_is_purged_meanwhile_is_not_lost(tmp_path: Path, tree: Path, anew: bool) -> None:
+    pool = "maximum_volume_bytes: 500000, maximum_volumes: 8, magazines: [m1], retention: 1d, keep_newest: no"
+    config = configuration(tmp_path, pool)
+    old = save(config, tree)
+
+    def forget() -> None:
+        with Catalog(config.state_dir) as catalog:
+            catalog.change("UPDATE Job SET Finished=1 WHERE JobId=?", (old.job_id,))
+            if not anew:
+                assert [job.job_id for job in expiry.prune(catalog, config)] == [old.job_id]
+        if anew:
+            (tmp_path / "large").write_bytes(os.urandom(1_500_000))
+            assert not save(config, tmp_path / "large").errors
+
+    found = check(config, progress=_once(forget))
+    assert (found.round.errors, found.round.damaged) == ([], {})
+    assert all("written anew" in line for line in found.round.warnings)
+    assert VolumeStatus.ERROR not in {one.status for one in media(config).values()}
