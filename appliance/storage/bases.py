@@ -86,5 +86,5 @@ def _bases(jobs: Iterable[_Job]) -> dict[int, int | None]:
 @functools.lru_cache
 def _counts(status: str, ended: str) -> bool:
     if status == JobStatus.PURGED.value:
-        return JobStatus(status).good
+        return True  # only a good one is purged, and what came behind it was built on it, whatever is left of it
     return STATUS.get(ended, JobStatus(status)).good

@@ -106,12 +106,18 @@ def prune(catalog: Catalog, config: Config, *, dry_run: bool = False) -> list[Jo
         if dry_run:
             return gone
         for job in gone:
-            db.execute("DELETE FROM File WHERE JobId=?", (job.job_id,))
+            _forget_files(db, job.job_id)
             db.execute("DELETE FROM JobMedia WHERE JobId=?", (job.job_id,))
             db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus.PURGED.value, job.job_id))
         if gone and not catalog.jobs(status=JobStatus.RUNNING):
             _tidy(db)
     return gone
+
+
+def _forget_files(db: Database, job_id: int) -> None:
+    """Also what scans have found of the job: the next one must not take a beginning for found that is not there."""
+    for table in ("File", "Scanned", "Loose"):
+        db.execute(f"DELETE FROM {table} WHERE JobId=?", (job_id,))  # noqa: S608
 
 
 def _tidy(db: Database) -> None:
@@ -134,7 +140,7 @@ def forget(db: Database, job_ids: set[int], media: Media) -> None:
     """
     for job_id in job_ids:
         (status,) = db.execute("SELECT JobStatus FROM Job WHERE JobId=?", (job_id,)).fetchone()
-        db.execute("DELETE FROM File WHERE JobId=?", (job_id,))
+        _forget_files(db, job_id)
         if JobStatus(status).good or JobStatus(status) is JobStatus.PURGED:
             db.execute("DELETE FROM JobMedia WHERE JobId=?", (job_id,))
             db.execute("UPDATE Job SET JobStatus=? WHERE JobId=?", (JobStatus.PURGED.value, job_id))

@@ -81,11 +81,15 @@ def settle(
             return None
         joined = _join_loose(catalog, job_id)
         with catalog.transaction(durable=False) as db:
-            verdicts[job_id] = _looked_at(db, job_id)
-        told[job_id] = Settled(verdicts[job_id].why, joined)
+            verdict = _looked_at(db, job_id)
+        if verdict:
+            verdicts[job_id] = verdict
+            told[job_id] = Settled(verdict.why, joined)
     with catalog.transaction() as db:
         for job_id, verdict in verdicts.items():
-            _enter(db, job_id, verdict)
+            # One that was purged meanwhile, since its volume is written anew, must not become a good one again.
+            if db.execute("SELECT 1 FROM Scanned WHERE JobId=?", (job_id,)).fetchone():
+                _enter(db, job_id, verdict)
         folders.settle(db)
         bases.find(db, verdicts)
     return told
@@ -141,8 +145,12 @@ def _files_of(job_id: int, records: Sequence[tuple[int, int, bytes]]) -> Iterabl
 # -- is it whole ---------------------------------------------------------------------------------------------------
 
 
-def _looked_at(db: Database, job_id: int) -> _Verdict:
-    begun, ended = db.execute("SELECT Begun, Ended FROM Scanned WHERE JobId=?", (job_id,)).fetchone()
+def _looked_at(db: Database, job_id: int) -> _Verdict | None:
+    """None when the job was purged since its volumes were read."""
+    row = db.execute("SELECT Begun, Ended FROM Scanned WHERE JobId=?", (job_id,)).fetchone()
+    if row is None:
+        return None
+    begun, ended = row
     query = "SELECT count(*), coalesce(max(FileIndex), 0) FROM File WHERE JobId=?"
     count, last = db.execute(query, (job_id,)).fetchone()
     (files,) = db.execute("SELECT JobFiles FROM Job WHERE JobId=?", (job_id,)).fetchone()

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
-from appliance.storage import bases, scanning, unsettled
+from appliance.storage import bases, expiry, scanning, settling, unsettled
 from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.model import JobStatus, Level
@@ -144,7 +144,83 @@ def _plainly(db: Database, job_id: int, expected: dict[int, int | None]) -> None
     for other, level, status, ended in db.execute(query, (name, fileset, client)):
         if ended is not None:
             expected[other] = None if level == Level.FULL.value else full if level == "D" else newest
-        good = status in "TW" if not ended or status == "P" else ended in "TWe" if ended in "TWeA" else status in "TW"
+        good = status in "TWP" if not ended or status == "P" else ended in "TWe" if ended in "TWeA" else status in "TW"
         if good:
             newest = other
             full = other if level == Level.FULL.value else full
+
+
+def _spanning(folder: Path) -> tuple[Config, int]:
+    """A job on two volumes whose catalog comes from a scan."""
+    config = configuration(folder, "maximum_volume_bytes: 300000, retention: 1d, maximum_volumes: 2, keep_newest: no")
+    for number in range(5):
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data" / str(number)).write_bytes(random.Random(number).randbytes(100_000))
+    saved = save(config, folder / "data", name="old")
+    assert len(saved.volumes) == 2
+    lose(config)
+    assert scan(config).exit_status is ExitStatus.DONE
+    assert _states(config) == {saved.job_id: JobStatus.DONE}
+    return config, saved.job_id
+
+
+def _expired(config: Config, job_id: int) -> None:
+    with Catalog(config.state_dir) as catalog:
+        catalog.change("UPDATE Job SET Finished=1 WHERE JobId=?", (job_id,))
+        catalog.change("UPDATE Media SET VolStatus='Full'")
+
+
+def test_what_is_left_of_a_job_that_was_written_over_is_no_good_job(tmp_path: Path) -> None:
+    """Its beginning had been found by a scan before; it came back as good, with files lost by damage."""
+    config, old = _spanning(tmp_path)
+    _expired(config, old)
+    (tmp_path / "new").write_bytes(b"new")
+    new = save(config, tmp_path / "new", name="new")
+    assert new.status is JobStatus.DONE and len(new.volumes) == 1
+    assert _states(config)[old] is JobStatus.PURGED
+    found = {job.job_id: job for job in scan(config).jobs.values()}
+    assert _states(config) == {new.job_id: JobStatus.DONE, old: JobStatus.FAILED}
+    assert "beginning was not found" in found[old].missing
+
+
+def test_a_job_that_is_purged_while_it_is_put_together_stays_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, old = _spanning(tmp_path)
+    looked = settling._looked_at
+    for when in ("before", "after"):
+        with Catalog(config.state_dir) as catalog:
+            catalog.change("UPDATE Job SET JobStatus='f' WHERE JobId=?", (old,))
+
+        def purged(db: Database, job_id: int, when: str = when) -> Any:
+            verdict = looked(db, job_id) if when == "after" else None
+            expiry.forget(db, {job_id}, catalog.media()[0])
+            db.execute("UPDATE Job SET JobStatus='P' WHERE JobId=?", (job_id,))
+            return verdict or looked(db, job_id)
+
+        with monkeypatch.context() as patch, Catalog(config.state_dir) as catalog:
+            patch.setattr(settling, "_looked_at", purged)
+            settling.settle(catalog, {old})
+        assert _states(config) == {old: JobStatus.PURGED}
+        assert scan(config).exit_status is ExitStatus.DONE
+        assert _states(config) == {old: JobStatus.DONE}
+
+
+def test_a_job_that_was_pruned_keeps_its_base_that_is_written_over(tmp_path: Path) -> None:
+    """It came back with an older base: a restore had not all, and called itself done."""
+    config = configuration(tmp_path, "maximum_jobs: 1, retention: 1d, keep_newest: no")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    jobs = []
+    for number, level in enumerate((Level.FULL, Level.INCREMENTAL, Level.INCREMENTAL)):
+        (tree / str(number)).write_bytes(b"x")
+        jobs.append(save(config, tree, level=level))
+    with Catalog(config.state_dir) as catalog:
+        catalog.change("UPDATE Job SET Finished=1")
+        assert len(expiry.prune(catalog, config)) == 3
+    volume(config, jobs[1].volumes[0]).unlink()
+    scan(config)
+    with Catalog(config.state_dir) as catalog:
+        assert catalog.job(jobs[2].job_id).base == jobs[1].job_id
+    back = bring_back(config, tmp_path / "out", job=jobs[2].job_id)
+    assert back.exit_status is ExitStatus.WARNINGS and f"job {jobs[1].job_id}, that it builds on" in back.warnings[0]
