@@ -110,7 +110,7 @@ class Creator:
         """Make a thing without data. Raises `OSError`, `OverflowError`, `VolumeError`."""
         attributes = one.entry.attributes
         if kind == "directory":
-            self._target.create_directory(one.parts)
+            one.replaces = not self._target.create_directory(one.parts)
         elif kind == "symlink":
             self.place(one, lambda: self._target.create_symlink(one.parts, attributes.link))
         elif kind == "hardlink":

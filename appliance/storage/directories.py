@@ -21,7 +21,7 @@ class Directories:
         """Remember a directory; the last one of a name counts."""
         before = self._found.get(one.parts)
         if before is not None:
-            one.replaces = before.replaces  # what another job of this extraction made was not there before
+            one.replaces &= before.replaces  # what another job of this extraction made was not there before
         self._found[one.parts] = one
 
     def remove(self, target: Target, parts: Parts, ids: SessionIds) -> bool:

@@ -247,11 +247,12 @@ class Target:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self.parent(parts))
 
-    def create_directory(self, parts: Parts) -> None:
-        """A directory, which may be there already. Raises `OSError`."""
+    def create_directory(self, parts: Parts) -> bool:
+        """A directory, which may be there already; False when it was, and not made on the way. Raises `OSError`."""
+        is_new = parts in self._implicit
         self._implicit.discard(parts)
         if not parts:
-            return
+            return False
         found = self.existing(parts)
         if found is not None and not modes.S_ISDIR(found.st_mode):
             os.unlink(parts[-1], dir_fd=self.parent(parts))
@@ -260,6 +261,8 @@ class Target:
             with contextlib.suppress(FileExistsError):  # another branch made it on its way
                 os.mkdir(parts[-1], 0o700, dir_fd=self.parent(parts))
                 self._places.made(parts)
+                is_new = True
+        return is_new
 
     def create_symlink(self, parts: Parts, text: bytes) -> None:
         """A symbolic link that reads *text*, in place of what is there. Raises `OSError`."""

@@ -187,6 +187,16 @@ def test_a_path_that_became_something_else(tmp_path: Path, replace: Replace) -> 
     assert stat.S_ISFIFO((tmp_path / "out/to-pipe").stat().st_mode)
 
 
+def test_a_file_that_became_a_directory_and_then_went_with_the_one_around_it(tmp_path: Path) -> None:
+    def second(job: Job) -> None:
+        job.directory(b"/to-file/sub/file/")
+        job.directory(b"/to-file/sub/")
+        job.directory(b"/to-file/")
+
+    assert not extracted(tmp_path, old, second, new).errors
+    assert text_of(tmp_path / "out")["to-file"] == "new"
+
+
 def test_and_back_again(tmp_path: Path) -> None:
     assert not extracted(tmp_path, old, new, old, new, old).errors
     assert text_of(tmp_path / "out")["to-file/sub/file"] == "old"
