@@ -55,7 +55,8 @@ class Directories:
             try:
                 found = target.existing(parts) if parts else None
                 if found is not None and stat.S_ISDIR(found.st_mode):
-                    for text in target.apply(parts, one.entry.attributes.stat, one.acls, one.xattrs):
+                    saved = one.entry.attributes.stat
+                    for text in target.apply(parts, saved, one.acls, one.xattrs, is_new=not one.replaces):
                         warn(f"{one.path}: {text}")
             except OSError as error:
                 failed(one, error)

@@ -21,6 +21,14 @@ _ACL_TAGS = {("user", False): 1, ("user", True): 2, ("group", False): 4, ("group
 _ACL_OTHER = 32
 _ACL_NAMES = {1007: "system.posix_acl_default", 1008: "system.posix_acl_access"}
 _ACL_NAMES |= {15: "system.posix_acl_access", 16: "system.posix_acl_default"}
+_ACCESS, _DEFAULT = (1008, 15), (1007, 16)
+
+
+def without_inherited(acls: Sequence[tuple[int, bytes]], *, is_directory: bool) -> list[tuple[int, bytes]]:
+    """The *acls* of a thing that its directory has given some: what was not saved goes (an empty text)."""
+    kinds = (_ACCESS, _DEFAULT) if is_directory else (_ACCESS,)
+    found = {stream for stream, _ in acls}
+    return [*acls, *((kind[0], b"") for kind in kinds if found.isdisjoint(kind))]
 
 
 class Rights(NamedTuple):

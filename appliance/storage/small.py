@@ -11,6 +11,7 @@ from appliance.storage import nameless
 from appliance.storage.maker import NOT_LIKE_THIS
 from appliance.storage.making import DIED, Crew, Told
 from appliance.storage.opened import OpenFile
+from appliance.storage.setting import without_inherited
 from appliance.storage.targets import Parts, Target
 from appliance.volumes.attributes import FileType
 
@@ -71,6 +72,8 @@ class SmallFiles:
             self._collect(crew, wait=False)
         try:
             place = self._target.place(one.parts)
+            if place.gives_acls:
+                one.acls = without_inherited(one.acls, is_directory=False)
             if crew is not None and crew.take(one, place):
                 self._given.add(one.parts)
                 return

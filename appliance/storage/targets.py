@@ -19,7 +19,7 @@ from appliance.errors import MagbayError, PermissionDeniedError
 from appliance.host import unfinished
 from appliance.storage.pathset import PathSet
 from appliance.storage.places import Places
-from appliance.storage.setting import Rights, Setting
+from appliance.storage.setting import Rights, Setting, without_inherited
 from appliance.volumes.attributes import LONGEST_NAME
 from appliance.volumes.errors import VolumeError
 from appliance.volumes.stat64 import EncodedStat
@@ -30,11 +30,22 @@ _MOST_NOTED = 100_000
 
 
 class Place(NamedTuple):
-    """A directory below the target, open. *is_new*: this restore made it (False too when that is forgotten)."""
+    """A directory below the target, open. *is_new*: this restore made it (False too when that is forgotten).
+
+    *gives_acls*: to what is made in it (acl(5), "Object creation and default ACLs").
+    """
 
     parts: Parts
     descriptor: int
     is_new: bool
+    gives_acls: bool
+
+
+def _gives_acls(directory: int) -> bool:
+    try:
+        return bool(os.getxattr(b"/proc/self/fd/%d" % directory, "system.posix_acl_default"))
+    except OSError:  # it has none, or cannot
+        return False
 
 
 class LimitError(MagbayError):
@@ -153,7 +164,7 @@ class Target:
             os.close(fd)
             raise
         self._forget()
-        self._last = Place(wanted, fd, self._places.was_made(wanted))
+        self._last = Place(wanted, fd, self._places.was_made(wanted), _gives_acls(fd))
         return self._last
 
     def _step(self, fd: int, part: bytes, whole: Parts, *, make: bool) -> int | None:
@@ -307,13 +318,18 @@ class Target:
         acls: Sequence[tuple[int, bytes]],
         xattrs: Sequence[bytes],
         fd: int | None = None,
+        *,
+        is_new: bool = True,
     ) -> list[str]:
         """Owner, mode, ACL, extended attributes, times, as far as allowed; gives what could not be set, in words.
 
-        *fd*: the file, when it is open. Owners are set by root only; others lose setuid bits of foreign files.
+        *fd*: the file, when it is open. *is_new*: ACLs that it has are of the directory that it was made in. Owners are
+        set by root only; others lose setuid bits of foreign files.
         """
         if not parts:
             return []
+        if is_new and not modes.S_ISLNK(stat.mode) and self.place(parts).gives_acls:
+            acls = without_inherited(acls, is_directory=modes.S_ISDIR(stat.mode))
         if fd is not None:
             return self._set(fd, os.fstat(fd), stat, acls, xattrs)
         with self._held(parts) as held:

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.storage.extract import Extractor
 from appliance.storage.outcome import Replace, Summary
+from appliance.storage.setting import pack_acl
 from appliance.volumes.attributes import FileType, pack_attributes
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.reading import read_volumes
@@ -245,3 +246,44 @@ def test_a_link_to_what_is_no_file_is_none(tmp_path: Path) -> None:
     summary = extracted(tmp_path, linked)
     assert summary.failed == 2 and "comes with its data" in summary.errors[1]
     assert not (tmp_path / "out/two").exists()
+
+
+# Directories that give ACLs to what is made in them
+
+
+def test_what_is_restored_has_the_acls_that_were_saved_and_no_others(tmp_path: Path) -> None:
+    """Else it would be open to whom its directory is opened by default, and a restore to where it was would do that."""
+    given = pack_acl(b"user::rwx\nuser:7:rwx\ngroup::r-x\nmask::rwx\nother::---\n")
+    kept = tmp_path / "out/d/there"
+    kept.mkdir(parents=True)
+    try:
+        for place in (kept, kept.parent):
+            os.setxattr(place, "system.posix_acl_default", given)
+    except OSError:
+        pytest.skip("the file system has no ACLs")
+    os.setxattr(kept, "system.posix_acl_access", given)
+    text = b"user::rw-\nuser:9:r--\ngroup::r--\nmask::r--\nother::---\n\0"
+
+    def fill(job: Job) -> None:
+        for number in range(1200):  # enough for other processes
+            job.file(b"/d/many/%d" % number, b"x", mode=0o640)
+        job.file(b"/d/small", b"x", mode=0o640)
+        job.file(b"/d/large", b"x" * 200_000, mode=0o640)
+        job.entry(FileType.SPECIAL, b"/d/pipe", mode=stat.S_IFIFO | 0o640)
+        job.symlink(b"/d/link", b"nowhere")
+        job.entry(FileType.REGULAR, b"/d/acl", mode=stat.S_IFREG | 0o640, size=1)
+        job.record(Stream.FILE_DATA, b"x")
+        job.record(Stream.LINUX_ACCESS_ACL, text)
+        for name in (b"/d/many/", b"/d/new/", b"/d/there/"):
+            job.directory(name, 0o750)
+
+    for _ in range(2):  # onto nothing, and onto what is there
+        assert not extracted(tmp_path, fill).warnings
+        found = {
+            name: os.listxattr(tmp_path / "out/d" / name, follow_symlinks=False) for name in os.listdir(kept.parent)
+        }
+        assert found.pop("acl") == ["system.posix_acl_access"] and len(found.pop("there")) == 2
+        assert set(map(tuple, found.values())) == {()} and len(found) == 6
+        many = [path for path in (tmp_path / "out/d/many").iterdir() if os.listxattr(path)]
+        assert not many and stat.S_IMODE((tmp_path / "out/d/small").stat().st_mode) == 0o640
+    assert os.getxattr(tmp_path / "out/d/acl", "system.posix_acl_access") == pack_acl(text)
