@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from appliance.storage import order
 from appliance.storage.database import Database
-from appliance.storage.model import JobStatus, Level
+from appliance.storage.model import KNOWN_FILESET, JobStatus, Level
 
 STATUS = {"T": JobStatus.DONE, "W": JobStatus.WARNINGS, "e": JobStatus.WARNINGS, "A": JobStatus.CANCELLED}
 """What end labels say (volume format, 4.3); all else is a failure."""
 _ROWS = (
     "SELECT Started, Job.JobId, Level, JobStatus, coalesce(Ended, ''), Scanned.JobId IS NOT NULL, BaseJobId, Name, "
-    "FileSetMD5, Client, VolSessionId, VolSessionTime FROM Job LEFT JOIN Scanned ON Scanned.JobId=Job.JobId "
+    "FileSetMD5, Client, VolSessionId, VolSessionTime, FileSet FROM Job LEFT JOIN Scanned ON Scanned.JobId=Job.JobId "
     "WHERE Type='B'"
 )
 
@@ -36,6 +36,12 @@ class _Job(NamedTuple):
     client: str
     session_id: int
     session_time: int
+    fileset_text: str
+
+    @property
+    def known(self) -> bool:
+        """Whether what it builds on need not be found: it was entered when it was made, or with its copy."""
+        return not self.scanned or self.fileset_text.startswith(KNOWN_FILESET)
 
 
 def find(db: Database, job_ids: Iterable[int]) -> None:
@@ -74,7 +80,7 @@ def _bases(jobs: Iterable[_Job]) -> dict[int, int | None]:
     full: int | None = None
     newest: int | None = None
     for job in jobs:
-        if job.scanned:
+        if not job.known:
             bases[job.job_id] = {Level.FULL.value: None, Level.DIFFERENTIAL.value: full}.get(job.level, newest)
         # By what its end says: of a full backup that is not whole, too, the rest is better than nothing.
         if _counts(job.status, job.ended):

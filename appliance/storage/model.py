@@ -100,6 +100,9 @@ class NewJob:
     client: str = ""
 
 
+KNOWN_FILESET = "[["  # so begins a fileset as a backup enters it
+
+
 @dataclass(frozen=True)
 class Job:
     """A job in the catalog. *started* and *finished* are Unix seconds, *bytes* counts file data."""
@@ -124,6 +127,11 @@ class Job:
     waiting: str = ""  # for which magazines, while it runs
     client: str = ""  # host whose files it saved, as its label says
     type: str = "B"  # Bacula's letter: B backup, C copy, M migrated, A archive …
+
+    @property
+    def knows_fileset(self) -> bool:
+        """Whether it was made here, or came with its copy: labels have only the name of a fileset."""
+        return self.fileset.startswith(KNOWN_FILESET)
 
 
 @dataclass(frozen=True)

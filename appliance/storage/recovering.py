@@ -13,7 +13,7 @@ from appliance.errors import MagbayError, UsageError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage import clashing, copies, folders, scanning
+from appliance.storage import bases, clashing, copies, folders, scanning
 from appliance.storage.catalog import FILE, Catalog, CatalogError, next_job_id
 from appliance.storage.copies import Copy
 from appliance.storage.database import Database
@@ -69,6 +69,8 @@ def run(
                 raise
             except MagbayError as error:
                 result.errors.append(error.message)
+        with catalog.transaction() as db:
+            bases.find(db, result.jobs)  # what was scanned before may build on them
         if scan and here and not cancelled():
             request = ScanRequest(everything=True, newer=True)
             result.scan = scanning.scan(
@@ -175,6 +177,9 @@ def _enter(
     job = catalog.job_of(copy.ids)
     _refuse_anothers(copy, job)
     if job and (job.status.good or job.status in (JobStatus.RUNNING, JobStatus.PURGED)):
+        if job.status.good and not job.knows_fileset:
+            with catalog.transaction() as db:
+                _complete(db, copy, job.job_id)
         result.known.append(job.job_id)
         return
     media = _placed(copy, magazine)
@@ -262,23 +267,29 @@ def _enter_job(db: Database, copy: Copy, known: int | None) -> int:
             db.execute(f"DELETE FROM {table} WHERE JobId=?", (known,))  # noqa: S608
     job_id = _number(db, known or int(job["job_id"]))
     columns = (
-        "JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, VolSessionTime, Started, "
-        "Finished, JobFiles, ReadBytes, JobBytes, JobErrors, Warnings, Client, Type"
+        "JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, VolSessionId, VolSessionTime, Started, Finished, "
+        "JobFiles, ReadBytes, JobBytes, JobErrors, Warnings, Client, Type"
     )
     keys = (
-        "pool", "fileset", "fileset_md5", "base", "session_id", "session_time", "started", "finished", "files", "bytes",
+        "pool", "fileset", "fileset_md5", "session_id", "session_time", "started", "finished", "files", "bytes",
         "job_bytes", "errors", "warnings", "client", "type",
     )  # fmt: skip
-    values = job | {"base": _base(db, copy)}
     level = Level(job["level"]).value
     db.execute(
-        f"INSERT INTO Job({columns}) VALUES({', '.join('?' * 19)})",
-        (job_id, job["name"], level, JobStatus.FAILED.value, *(values[key] for key in keys)),
+        f"INSERT INTO Job({columns}) VALUES({', '.join('?' * 18)})",
+        (job_id, job["name"], level, JobStatus.FAILED.value, *(job[key] for key in keys)),
     )
+    # Behind the row, whose number may be the one that the base had in the catalog of the copy.
+    db.execute("UPDATE Job SET BaseJobId=? WHERE JobId=?", (_base(db, copy), job_id))
     db.executemany(
         "INSERT INTO Log(JobId, Time, Kind, Text) VALUES(?, ?, ?, ?)", [(job_id, *line) for line in copy.log]
     )
     return job_id
+
+
+def _complete(db: Database, copy: Copy, job_id: int) -> None:
+    """What labels did not tell of a job that a scan has entered: its fileset, and what it builds on."""
+    db.execute("UPDATE Job SET FileSet=?, BaseJobId=? WHERE JobId=?", (copy.job["fileset"], _base(db, copy), job_id))
 
 
 def _number(db: Database, wanted: int) -> int:

@@ -358,6 +358,8 @@ def _renumber(db: Database, session: Session, wanted: int) -> None:
         return
     for table in ("Job", "File", "JobMedia", "Log", "Loose", "Scanned"):
         db.execute(f"UPDATE {table} SET JobId=? WHERE JobId=?", (wanted, session.job_id))  # noqa: S608
+    if session.known:  # it had a row because a copy's job builds on it
+        db.execute("UPDATE Job SET BaseJobId=? WHERE BaseJobId=?", (wanted, session.job_id))
     session.job_id = wanted
 
 

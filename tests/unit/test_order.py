@@ -17,6 +17,7 @@ from appliance.storage.backup import JobResult
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import JobStatus, Level, VolumeStatus
 from tests.unit.enginehelp import below, bring_back, configuration, save
+from tests.unit.test_bases import only
 from tests.unit.test_catalog_copies import recover
 from tests.unit.test_pools import configured, statuses
 from tests.unit.test_scan import lose, scan
@@ -208,18 +209,6 @@ def test_a_clock_that_was_behind_does_not_make_a_job_older(tmp_path: Path, clock
         assert not expiry.prune(catalog, config)
         clock.ahead = 8 * DAY  # its retention counts from the job before it
         assert behind.job_id not in expiry.needed(catalog, config)
-
-
-def only(folder: Path, *here: str) -> None:
-    """These magazines are here, others are on the shelf."""
-    for name in ("m1", "m2", "m3"):
-        place, shelf = folder / name, folder / f"shelf-{name}"
-        if name in here and shelf.exists():
-            shelf.rename(place)
-        elif name in here:
-            place.mkdir(exist_ok=True)
-        elif place.exists():
-            place.rename(shelf)
 
 
 def test_what_a_missing_job_may_build_on_is_needed(tmp_path: Path, clock: Clock, tree: Path) -> None:
