@@ -70,27 +70,28 @@ class Reader:
             self._settle_all()
 
     def _large(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
-        ahead: deque[tuple[int, int, Future[int]]] = deque()
+        ahead: deque[tuple[int, int, int, Future[int]]] = deque()  # buffer, offset, bytes
         asked = 0
         try:
             while True:
                 while asked < size and len(ahead) < _AHEAD:
                     turn, wanted = self._next_turn(), min(BUFFER, size - asked)
                     read = self._reads.submit(_fill, descriptor, self._buffers[turn][:wanted], asked)
-                    ahead.append((turn, wanted, read))
+                    ahead.append((turn, asked, wanted, read))
                     asked += wanted
                 if not ahead:
                     return
-                turn, wanted, read = ahead.popleft()
+                turn, at, wanted, read = ahead.popleft()
                 got = read.result()
                 piece = self._buffers[turn][:got]
                 self._digest(digest, turn, [piece])
                 yield piece
                 if got < wanted:
+                    _at_its_end(descriptor, at + got)
                     return
         finally:
             # The caller closes the file next.
-            wait([read for _, _, read in ahead])
+            wait([read for *_, read in ahead])
 
     def _placed(self, descriptor: int, size: int, digest: Hash | None, place: Place) -> Iterator[memoryview]:
         """Read to where the output has it, which goes on while the next piece is read."""
@@ -101,9 +102,10 @@ class Reader:
             piece = view[:got]
             self._digest(digest, turn, [piece])
             yield piece
-            if got < len(view):
-                return
             at += got
+            if got < len(view):
+                _at_its_end(descriptor, at)
+                return
 
     def sparse(self, descriptor: int, size: int, digest: Hash | None) -> Iterator[memoryview]:
         """Pieces of at most `CHUNK` bytes: the file's data, each behind its u64 offset.
@@ -165,14 +167,27 @@ def _update(digest: Hash, views: list[memoryview]) -> None:
 
 
 def _fill(descriptor: int, view: memoryview, offset: int) -> int:
-    """Read into *view* until it is full or the file ends; gives the bytes read."""
+    """Read into *view* until it is full or the file ends; gives the bytes read.
+
+    Raises `OSError` only where nothing could be read: what comes before a bad place of the disk is not lost.
+    """
     done = 0
     while done < len(view):
-        got = os.preadv(descriptor, [view[done:]], offset + done)
+        try:
+            got = os.preadv(descriptor, [view[done:]], offset + done)
+        except OSError:
+            if not done:
+                raise
+            break
         if got == 0:
             break
         done += got
     return done
+
+
+def _at_its_end(descriptor: int, offset: int) -> None:
+    """Raises `OSError` when it was not the end of the file that ended reading before *offset*."""
+    os.pread(descriptor, 1, offset)
 
 
 def stretches(descriptor: int, size: int) -> Iterator[tuple[int, int]]:

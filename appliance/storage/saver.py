@@ -222,17 +222,20 @@ class Saver:
         kind = FileType.REGULAR if status.st_size else FileType.EMPTY
         numbers = pack_stat(status, data_stream=self._options.stream(sparse=sparse))
         index = self._begin(kind, found.path, numbers)
-        reached = self._write_data(index, pieces, found, sparse)
+        reached, readable = self._write_data(index, pieces, found, sparse)
         if reached < status.st_size:
-            self._fill_up(index, status.st_size - reached, found, digest, reached if sparse else None)
+            if readable:
+                shorter = f"is shorter than it was: {status.st_size - reached} bytes at its end are saved as zeros"
+                self._output.warning(f"{os.fsdecode(found.path)} {shorter}")
+            self._fill_up(index, status.st_size - reached, digest, reached if sparse else None)
         self._write_extras(index, more)
         value = digest.digest() if digest else b""
         self._write_digest(index, value, self._options.algorithm)
         self._output.row(index, kind, found.path, numbers, digest_text(value))
         return value
 
-    def _write_data(self, index: int, pieces: Iterator[memoryview], found: Found, sparse: bool) -> int:
-        """Data records; gives the end (bytes in the file) of the last one."""
+    def _write_data(self, index: int, pieces: Iterator[memoryview], found: Found, sparse: bool) -> tuple[int, bool]:
+        """Data records; gives the end (bytes in the file) of the last one, and whether all could be read."""
         packing, stream = self._options.packing, self._options.stream(sparse=sparse)
         packed = (
             self._compressor.pack(_records(pieces), packing.compress, sparse=sparse)
@@ -245,10 +248,11 @@ class Saver:
                 piece = next(packed, None)
             except OSError as error:
                 name = os.fsdecode(found.path)
-                self._output.warning(f"{name} cannot be read behind byte {reached}: {error.strerror}")
-                return reached
+                text = f"cannot be read behind byte {reached}: {error.strerror}; what follows is saved as zeros"
+                self._output.warning(f"{name} {text}")
+                return reached, False
             if piece is None:
-                return reached
+                return reached, True
             if stream is Stream.FILE_DATA:
                 self._output.data(index, piece.data)
             else:
@@ -258,11 +262,8 @@ class Saver:
             reached = reached + piece.plain if piece.end is None else piece.end
             self.bytes += piece.plain
 
-    def _fill_up(self, index: int, missing: int, found: Found, digest: Hash | None, sparse_at: int | None) -> None:
+    def _fill_up(self, index: int, missing: int, digest: Hash | None, sparse_at: int | None) -> None:
         """Zeros instead of what is missing, so that the size in the attributes and the data stay equal."""
-        self._output.warning(
-            f"{os.fsdecode(found.path)} is shorter than it was: {missing} bytes at its end are saved as zeros"
-        )
         if sparse_at is not None:
             last = sparse_at + missing - 1
             self._write_zeros(index, last.to_bytes(OFFSET, "big") + b"\0", sparse=True)

@@ -8,11 +8,13 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.config.filesets import Compression, FilesetConfig
 from appliance.config.schema import Config
 from appliance.errors import ExitStatus
 from appliance.storage import extras, saved_files
@@ -206,6 +208,40 @@ def test_a_disk_that_fails_to_say_where_data_are_is_no_hole(
     saved = save(config, tree)
     assert saved.exit_status is ExitStatus.WARNINGS
     assert any("file cannot be read behind byte" in line and "Input/output" in line for line in saved.warnings)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip1"])
+def test_what_comes_before_a_bad_place_of_a_disk_is_saved(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    in_one_process(monkeypatch)
+    tree, bad = tmp_path / "source", 3_000_320  # the begin of a page, far from any border of what is read at once
+    tree.mkdir()
+    (tree / "file").write_bytes(os.urandom(5_000_000))
+    plain = os.preadv
+
+    def preadv(fd: int, buffers: Any, at: int) -> int:
+        if at <= bad < at + sum(map(len, buffers)) and os.readlink(f"/proc/self/fd/{fd}") == str(tree / "file"):
+            if at == bad:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return plain(fd, [buffers[0][: bad - at]], at)
+        return plain(fd, buffers, at)
+
+    def pread(fd: int, length: int, at: int) -> bytes:
+        buffer = bytearray(length)
+        return bytes(buffer[: preadv(fd, [memoryview(buffer)], at)])
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "pread", pread)
+    fileset = FilesetConfig((tree,), compression=Compression(compression))
+    saved = save(config, tree, fileset=fileset)
+    assert saved.exit_status is ExitStatus.WARNINGS
+    (told,) = saved.warnings
+    assert f"cannot be read behind byte {bad}: Input/output error" in told
+    bring_back(config, tmp_path / "out")
+    found = (below(tmp_path / "out", tree) / "file").read_bytes()
+    assert len(found) == 5_000_000 and not found[bad:].strip(b"\0")
+    assert found[:bad] == (tree / "file").read_bytes()[:bad]
 
 
 # -- ACLs ---------------------------------------------------------------------------------------------------------
