@@ -18,6 +18,7 @@ from appliance.cli.volume_report import Report, iso_time
 from appliance.config.kinds import size_of
 from appliance.errors import ExitStatus, NotFoundError
 from appliance.storage.extract import Extractor
+from appliance.storage.outcome import Replace
 from appliance.storage.selection import link_aliases, path_filter
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.bsr import load_bsr
@@ -225,7 +226,7 @@ def run_extract(args: argparse.Namespace, out: Output) -> ExitStatus:
         renaming=placing.renaming_of(args),
         trusted=not args.untrusted,
         limit=args.limit,
-        versions=True,
+        versions=len(reading.paths) > 1 or args.replace is not Replace.ALWAYS,
     )
     summary = extractor.run(reading.events("extract"))
     if wanted and not (summary.files or summary.skipped or summary.failed or summary.warned):

@@ -34,6 +34,7 @@ from appliance.volumes.events import (
     Partial,
     SessionEnd,
     SessionStart,
+    VolumeStart,
     Xattr,
 )
 from appliance.volumes.reader import Damage
@@ -80,6 +81,7 @@ class Branch:
         self._settings = settings
         self._select, self._aliases = select, aliases
         self._renames = bool(settings.renaming)
+        self._versions = settings.rules.made
         self._open: dict[SessionIds, OpenFile] = {}
         self._unjudged: deque[tuple[OpenFile, FileState, list[str]]] = deque()
         self._plan = DigestPlan(settings.algorithm, settings.pieces)
@@ -99,6 +101,7 @@ class Branch:
     def take(self, events: Iterable[Event]) -> None:
         """Consume *events*, all but the attributes of directories. Raises as `extract.Extractor.run`."""
         handlers: dict[type, Callable[[Any], None]] = {
+            VolumeStart: self._begin_volume,
             SessionStart: self._begin_job,
             FileStart: self._start,
             Data: self._data,
@@ -155,7 +158,13 @@ class Branch:
             one.unfinished = None
             self._creator.forget(one)
 
+    def _begin_volume(self, event: VolumeStart) -> None:
+        if self._versions is not None:
+            self._versions.begin_volume()
+
     def _begin_job(self, event: SessionStart) -> None:
+        if self._versions is not None:
+            self._versions.begin_job(event)
         self._small.settle()  # what is in the way of this one is in its place
         self.target.begin_job()
 
@@ -191,6 +200,9 @@ class Branch:
 
     def _begin(self, one: OpenFile, kind: str) -> bool:
         """Make what can be made before the data come; False when what is there stays."""
+        if self._creator.is_outdated(one):
+            self._results.skipped(one, "was restored from a newer job")
+            return False
         small = SmallFiles.suits(one, len(self._open)) and (one.entry.ids, one.entry.file_index) not in self._aliases
         # In a directory that is new nothing can be in the way, and if there is, it shows when the file gets its name.
         place = self.target.find(one.parts) if small else None

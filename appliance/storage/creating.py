@@ -10,11 +10,11 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from appliance.storage.directories import Directories
-from appliance.storage.madehere import MadeHere
 from appliance.storage.opened import OpenFile
 from appliance.storage.outcome import Replace
 from appliance.storage.selection import Key
 from appliance.storage.targets import Parts, Target
+from appliance.storage.versions import Versions
 from appliance.volumes.attributes import FileType
 from appliance.volumes.errors import VolumeError
 
@@ -25,13 +25,13 @@ _CLOCK_STEP = 10_000_000  # ns that the clock of file systems may be behind, at 
 class Rules:
     """*renames*: files get other names than they had, so two may get one. *began*: then this is since when (ns).
 
-    *made*: where there may be several versions of a file, those of this extraction, of which the last one counts.
+    *made*: where there may be several versions of a file, those of this extraction, of which the newest one counts.
     """
 
     replace: Replace
     renames: bool
     began: int = field(default_factory=lambda: time.time_ns() - _CLOCK_STEP)
-    made: MadeHere | None = None
+    made: Versions | None = None
 
     def gives_way(self, parts: Parts, found: os.stat_result) -> bool:
         """Whether a file or link does where a directory must be; of two that get one name the first one stays."""
@@ -92,7 +92,15 @@ class Creator:
         if kind != "directory":
             self._target.note(one.parts)
         if self._rules.made is not None:
-            self._rules.made.add(one.parts)
+            self._rules.made.add(one.entry.ids, one.parts, is_directory=kind == "directory")
+
+    def is_outdated(self, one: OpenFile) -> bool:
+        """Whether a newer job's version of it was restored before. Raises `OSError`."""
+        made = self._rules.made
+        return made is not None and made.outdated(one.entry.ids, one.parts, self._is_there)
+
+    def _is_there(self, parts: Parts) -> bool:
+        return self._target.existing(parts) is not None
 
     def place(self, one: OpenFile, action: Callable[[], None]) -> None:
         """*action* puts something in the place of what is there. Raises as it does.

@@ -9,12 +9,12 @@ from pathlib import Path
 from appliance.errors import MagbayError
 from appliance.storage.branch import Branch, Settings
 from appliance.storage.creating import Rules
-from appliance.storage.madehere import MadeHere
 from appliance.storage.outcome import FileResult, Replace, Summary
 from appliance.storage.renaming import Renaming
 from appliance.storage.selection import Key
 from appliance.storage.small import berths
 from appliance.storage.targets import Target
+from appliance.storage.versions import Versions
 from appliance.storage.writeout import Writeout
 from appliance.volumes.events import Event, FileEntry
 
@@ -25,7 +25,7 @@ class Extractor:
     *select*: which entries (default all). *aliases*: from `selection.link_aliases`. *algorithm*: digest of the job, if
     known. *on_result* is told what became of each file. *trusted*: see `Target`. *limit*: most bytes of data in all.
     *renaming*: other names; messages have the stored ones. *versions*: a file may come more than once (and not from
-    several branches); of what there was not before the last one counts, whatever *replace* says.
+    several branches); of what there was not before the newest one counts, whatever *replace* says.
     One extractor for one run.
     """
 
@@ -44,7 +44,7 @@ class Extractor:
         versions: bool = False,
     ) -> None:
         self.summary = Summary()
-        self._made = MadeHere() if versions and replace is not Replace.ALWAYS else None
+        self._made = Versions() if versions else None
         rules = Rules(replace, bool(renaming), made=self._made)
         self._target = Target(target, trusted=trusted, gives_way=rules.gives_way)
         self._select, self._aliases = select, aliases or {}

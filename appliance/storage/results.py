@@ -18,10 +18,10 @@ class Results:
         self._summary = summary
         self._on_result = on_result
 
-    def skipped(self, one: OpenFile) -> None:
+    def skipped(self, one: OpenFile, why: str = "is there already") -> None:
         """What is there stays."""
         self._summary.skipped += 1
-        self._tell(one.path, Outcome.SKIPPED, "is there already")
+        self._tell(one.path, Outcome.SKIPPED, why)
 
     def left(self, one: OpenFile) -> None:
         """A job that never ended leaves its last file open to the end of the volumes; what came after it is newer."""

@@ -203,6 +203,74 @@ def test_and_back_again(tmp_path: Path) -> None:
     assert text_of(tmp_path / "out")["to-file/sub/file"] == "old"
 
 
+def week(tmp_path: Path) -> list[Path]:
+    """Two volumes that were written in turn, as those of two magazines are, from Monday to Thursday."""
+
+    def monday(job: Job) -> None:
+        for name in (b"/all", b"/until-tuesday", b"/until-wednesday", b"/monday", b"/to-directory"):
+            job.file(name, b"monday")
+        job.file(b"/to-file/sub/file", b"monday")
+        job.directory(b"/to-file/sub/")
+        job.directory(b"/to-file/")
+        linked(job)
+
+    def tuesday(job: Job) -> None:
+        job.file(b"/all", b"tuesday")
+        job.file(b"/until-tuesday", b"tuesday")
+        job.file(b"/until-wednesday", b"tuesday")
+        job.file(b"/to-file/sub/file", b"tuesday")
+        job.directory(b"/to-file/sub/")
+        job.directory(b"/to-file/", 0o700)
+        job.file(b"/to-directory", b"tuesday")
+
+    def wednesday(job: Job) -> None:
+        job.file(b"/all", b"wednesday" * 30_000)
+        job.file(b"/until-wednesday", b"wednesday")
+        job.file(b"/to-file", b"wednesday")
+        job.file(b"/to-directory/file", b"wednesday")
+        job.directory(b"/to-directory/")
+
+    def thursday(job: Job) -> None:
+        job.file(b"/all", b"thursday")
+
+    jobs = []
+    for number, fill in enumerate((monday, tuesday, wednesday, thursday)):
+        job = Job(ids=SessionIds(7 + number, NOW), job_id=3 + number, began=NOW + 86400 * number)
+        fill(job)
+        jobs.append(job.end())
+    return [volume(tmp_path / "one", *jobs[0], *jobs[2]), volume(tmp_path / "two", *jobs[1], *jobs[3])]
+
+
+@pytest.mark.parametrize("replace", list(Replace))
+@pytest.mark.parametrize("turned", [False, True])
+def test_volumes_that_were_written_in_turn(tmp_path: Path, replace: Replace, turned: bool) -> None:
+    """In neither order do they give the newest state by themselves."""
+    volumes = week(tmp_path)[:: -1 if turned else 1]
+    summary = Extractor(tmp_path / "out", replace=replace, versions=True).run(read_volumes(volumes))
+    assert not summary.errors and not summary.warnings and summary.skipped > 0
+    assert text_of(tmp_path / "out") == {
+        "all": "thursday",
+        "until-tuesday": "tuesday",
+        "until-wednesday": "wednesday",
+        "monday": "monday",
+        "one": "saved",
+        "two": "saved",
+        "to-file": "wednesday",
+        "to-directory/file": "wednesday",
+    }
+
+
+def test_a_clock_that_was_put_back(tmp_path: Path) -> None:
+    """What stands behind something on a volume is newer."""
+    jobs = []
+    for number, began in enumerate((NOW, NOW - 86400)):
+        job = Job(ids=SessionIds(7 + number, NOW), began=began)
+        job.file(b"/file", b"%d" % number)
+        jobs += job.end()
+    Extractor(tmp_path / "out", versions=True).run(read_volumes([volume(tmp_path / "volume", *jobs)]))
+    assert (tmp_path / "out/file").read_text() == "1"
+
+
 @pytest.mark.parametrize("where", ["to-file", "to-file/sub", "to-link", "to-pipe"])
 def test_a_directory_that_was_there_never_goes_with_what_is_in_it(tmp_path: Path, where: str) -> None:
     mine = put(tmp_path / "out" / where / "mine")
@@ -224,8 +292,8 @@ def test_what_was_there_stays_whatever_the_jobs_have(tmp_path: Path, replace: Re
 
 
 def linked(job: Job) -> None:
-    job.file(b"/one", b"saved", nlink=2)
-    job.entry(FileType.HARD_LINK, b"/two", mode=stat.S_IFREG | 0o644, link=b"/one", size=5, nlink=2, link_fi=1)
+    first = job.file(b"/one", b"saved", nlink=2)
+    job.entry(FileType.HARD_LINK, b"/two", mode=stat.S_IFREG | 0o644, link=b"/one", size=5, nlink=2, link_fi=first)
 
 
 def test_a_link_to_a_file_that_stays(tmp_path: Path) -> None:

@@ -46,11 +46,12 @@ class Job:
     digest: str | None = "MD5"
     sink: Kept = field(default_factory=Kept)
     index: int = 0
+    began: int = NOW
 
     def __post_init__(self) -> None:
         self.writer = SessionWriter(self.sink, self.ids, max_block=self.max_block)
         self.label = SessionLabel(
-            self.job_id, NOW * 10**6, f"job.{self.job_id}", "job", "client", "set", "x", "Default"
+            self.job_id, self.began * 10**6, f"job.{self.job_id}", "job", "client", "set", "x", "Default"
         )
         self.writer.write_label(LabelKind.SOS_LABEL, self.job_id, self.label.pack(LabelKind.SOS_LABEL))
 

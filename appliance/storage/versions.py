@@ -1,0 +1,76 @@
+"""The versions of files that an extraction of several jobs meets: which it made, and which of them is the newest.
+
+Volumes of two magazines that were used in turn hold jobs in no order in which they could be read: the one has Monday's
+and Wednesday's, the other Tuesday's. What a job has counts, wherever it comes, if no job that began later had it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from appliance.errors import MagbayError
+from appliance.storage.targets import Parts
+from appliance.volumes.blocks import SessionIds
+from appliance.volumes.events import SessionStart
+
+
+class Versions:
+    """Remembers what was made, of any number of files in little memory: hashes of 64 bits in SQLite's nameless file.
+
+    Tell it of each volume, session and file, in the order in which they come. Raises `MagbayError` when there is no
+    room for it.
+    """
+
+    def __init__(self) -> None:
+        # An empty name: a database of its own, on the disk only as far as it does not fit in the cache.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE made (path INTEGER PRIMARY KEY, began INTEGER, directory INTEGER)")
+        self._database.execute("BEGIN")
+        self._began: dict[SessionIds, int] = {}  # microseconds since 1970
+        self._least = 0  # what stands behind something on one volume is not older, whatever the clock was
+        self._newest = 0
+
+    def begin_volume(self) -> None:
+        """What comes now is on another volume."""
+        self._least = 0
+
+    def begin_job(self, event: SessionStart) -> None:
+        """What comes of this session is of a job that began at the time in its label."""
+        if event.label is None:  # on a volume that is not here
+            self._began.setdefault(event.ids, self._newest)
+            return
+        self._began[event.ids] = self._least = max(self._least, event.label.time)
+        self._newest = max(self._newest, self._least)
+
+    def add(self, ids: SessionIds, parts: Parts, *, is_directory: bool) -> None:
+        """The session's version is to be at *parts*."""
+        row = (hash(parts), self._began.get(ids, self._newest), is_directory)
+        try:
+            self._database.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", row)
+        except sqlite3.Error as error:
+            hint = "Make room where temporary files are, or set SQLITE_TMPDIR."
+            raise MagbayError(f"the list of what is restored cannot be written: {error}", hint=hint) from None
+
+    def __contains__(self, parts: Parts) -> bool:
+        return self._found(parts) is not None
+
+    def _found(self, parts: Parts) -> tuple[int, int] | None:
+        query = "SELECT began, directory FROM made WHERE path=?"
+        row: tuple[int, int] | None = self._database.execute(query, (hash(parts),)).fetchone()
+        return row
+
+    def outdated(self, ids: SessionIds, parts: Parts, is_there: Callable[[Parts], bool]) -> bool:
+        """Whether a newer job's version of it, or of a file where a directory above it would be, *is_there*."""
+        began = self._began.get(ids, self._newest)
+        if began >= self._newest:
+            return False
+        for depth in range(len(parts), 0, -1):
+            found = self._found(parts[:depth])
+            if found and found[0] > began and (depth == len(parts) or not found[1]) and is_there(parts[:depth]):
+                return True
+        return False
+
+    def close(self) -> None:
+        """Forget all."""
+        self._database.close()
