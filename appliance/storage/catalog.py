@@ -176,8 +176,7 @@ class Catalog:
     def start_job(self, new: NewJob) -> Job:
         """Enter a running job. It counts as alive until this process ends or calls `finish_job`."""
         with self.transaction() as db:
-            if new.base is not None and not self.job(new.base).status.good:
-                raise CatalogError(f"job {new.base} was just purged: {new.name} cannot build on it", hint="Try again.")
+            self._check_chain(new)
             ids = _new_session(db)
             values = (new.name, new.level.value, JobStatus.RUNNING.value, new.pool, new.fileset, new.fileset_md5)
             job_id = next_job_id(db)
@@ -189,6 +188,16 @@ class Catalog:
             # Inside the transaction, so that `recover` of another process never sees the row without the lock.
             self._alive.begin(job_id)
         return self.job(job_id)
+
+    def _check_chain(self, new: NewJob) -> None:
+        """Whether all that the job builds on is still there: it was looked at before, and may be purged since."""
+        base, seen = new.base, set[int]()
+        while base is not None and base not in seen:
+            seen.add(base)
+            job = self.job(base)
+            if not job.status.good:
+                raise CatalogError(f"job {base} was just purged: {new.name} cannot build on it", hint="Try again.")
+            base = job.base
 
     def finish_job(self, job_id: int, outcome: Outcome, stretches: Sequence[Stretch], media: Sequence[Media]) -> None:
         """In one durable transaction: where the job is, how far its volumes go, and how it ended."""
