@@ -19,6 +19,7 @@ from appliance.storage.joblog import LogCallback
 from appliance.storage.model import Job, JobStatus, SavedFile
 from appliance.storage.plan import JobReader, Part, Wanted, parts_for
 from appliance.storage.pools import reachable
+from appliance.storage.readers import WrittenAnewError
 from appliance.storage.saved_files import text
 from appliance.volumes.bb03 import VolumeKeys
 from appliance.volumes.events import Data, Event, FileEnd, FileEntry, FileStart, FileState
@@ -72,6 +73,16 @@ class VerifyResult:
         if len(self.errors) < _MOST_KEPT:
             self.errors.append(line)
 
+    def add(self, one: VerifyResult) -> None:
+        """What was found of one more job."""
+        self.jobs += one.jobs
+        self.files += one.files
+        self.bytes += one.bytes
+        self.errors += one.errors[: _MOST_KEPT - len(self.errors)]
+        self.warnings += one.warnings
+        self.error_count += one.error_count
+        self.cancelled = one.cancelled
+
 
 def run(
     config: Config,
@@ -96,17 +107,27 @@ def run(
             if cancelled():
                 result.cancelled = True
                 break
-            with readers.reading(part.path for part in parts):
-                if catalog.job(job.job_id).status is JobStatus.PURGED:
-                    continue  # since it was looked up
-                result.jobs.append(job.job_id)
-                before = result.error_count
-                check = _Check(catalog, job, parts, result, keys)
-                with announced_job(config.run_dir, job.job_id, "verify"):
-                    result.cancelled = not check.run(progress, cancelled)
+            one = VerifyResult([job.job_id])
+            try:
+                with readers.reading(part.path for part in parts):
+                    if catalog.job(job.job_id).status is JobStatus.PURGED:
+                        continue  # since it was looked up
+                    check = _Check(catalog, job, parts, one, keys)
+                    with announced_job(config.run_dir, job.job_id, "verify"):
+                        one.cancelled = not check.run(progress, cancelled)
+            except WrittenAnewError as error:
+                if catalog.job(job.job_id).status is not JobStatus.PURGED:
+                    result.warnings.append(f"job {job.job_id} is not verified: {error.message}")
+                continue
+            if catalog.job(job.job_id).status is JobStatus.PURGED and job.status is not JobStatus.PURGED:
+                told = f"job {job.job_id} ({job.name}) was purged meanwhile: it is beyond its retention"
+                log(told, {"JOB": str(job.job_id)})
+                result.warnings += [told] if request.job is not None else []
+                continue  # what was compared with rows that went is no damage
+            result.add(one)
             if result.cancelled:
                 break
-            told = "good" if result.error_count == before else f"{result.error_count - before} errors"
+            told = "good" if not one.error_count else f"{one.error_count} errors"
             told += "" if check.whole else ", of what lies here"
             log(f"job {job.job_id} ({job.name}): {told}", {"JOB": str(job.job_id)})
     return result

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from appliance.config.schema import Config
-from appliance.storage import expiry, order, restore
+from appliance.storage import expiry, order, restore, verify
 from appliance.storage.backup import JobResult
 from appliance.storage.catalog import Catalog
+from appliance.storage.device import FileVolume
 from appliance.storage.model import JobStatus, Level, VolumeStatus
-from tests.unit.enginehelp import below, bring_back, configuration, save
+from tests.unit.enginehelp import below, bring_back, configuration, save, volume
 from tests.unit.test_bases import only
 from tests.unit.test_catalog_copies import recover
 from tests.unit.test_pools import configured, statuses
@@ -275,3 +276,35 @@ def test_a_start_that_is_still_to_come_keeps_no_job_from_starting(tmp_path: Path
     clock.ahead = 0
     (tmp_path / "m1").mkdir()
     assert dock.look() == ["magbay-job@home.service"]
+
+
+@pytest.mark.parametrize("how", ["pruned", "written anew"])
+def test_verify_goes_on_when_a_job_is_purged_meanwhile(tmp_path: Path, clock: Clock, tree: Path, how: str) -> None:
+    """Its files were told as not in the catalog; and a volume that was being written anew ended all of it."""
+    config = configured(tmp_path, "  Default: {maximum_jobs: 1, retention: 1d}\n")
+    clock.ahead = -9 * DAY
+    for number in range(3000):
+        (tree / f"{number}").write_bytes(b"x")
+    old = grown(config, tree, "old", Level.FULL)
+    clock.ahead = 0
+    new = grown(config, tree, "new", Level.FULL)
+    device = None
+    left = [True]
+
+    def meanwhile(count: int) -> None:
+        if left and how == "pruned":
+            left.clear()
+            with Catalog(config.state_dir) as catalog:
+                assert [job.job_id for job in expiry.prune(catalog, config)] == [old.job_id]
+
+    if how == "written anew":
+        device = FileVolume.open(volume(config, old.volumes[0]), "m1")
+        assert device.keep_readers_out()
+    found = verify.run(config, verify.VerifyRequest(), log=lambda text, fields: None, progress=meanwhile)
+    assert (found.errors, found.jobs) == ([], [new.job_id])
+    if device:
+        device.close()
+        told = f"job {old.job_id} is not verified: volume {old.volumes[0]} is being written anew"
+        assert found.warnings == [told]
+    else:
+        assert not left and found.warnings == []
