@@ -25,6 +25,7 @@ from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
 from appliance.storage.contents import reading
+from appliance.storage.device import MagazineLostError, VolumeFullError
 from appliance.storage.direct import Direct
 from appliance.storage.gathering import Gathering
 from appliance.storage.handing import Task
@@ -59,7 +60,7 @@ class BackupRequest:
     """What to save: *fileset* or else *paths* without what the patterns *exclude* match, to *pool*, as job *name*.
 
     *accurate*: what an incremental or differential builds on is compared file by file, and deletions are noted.
-    *job*: the job of the configuration that this is.
+    *job*: the job of the configuration that this is. *avoid*: names of magazines to begin on only if no other has room.
     """
 
     paths: tuple[Path, ...]
@@ -71,6 +72,7 @@ class BackupRequest:
     accurate: bool = True
     waiting: Waiting = Waiting()
     job: JobConfig | None = None
+    avoid: frozenset[str] = frozenset()
 
     @property
     def rules(self) -> FilesetConfig:
@@ -87,7 +89,7 @@ class BackupRequest:
 class JobResult:
     """How a job ended. *files* with the *deleted* ones that were noted; *bytes* of file data.
 
-    *volumes* in order of writing; times in Unix seconds.
+    *volumes* in order of writing; times in Unix seconds. *lost*: the magazine that could not be written any more.
     """
 
     job_id: int
@@ -104,6 +106,7 @@ class JobResult:
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     hint: str = ""
+    lost: str = ""
 
     def document(self) -> dict[str, object]:
         """The JSON document of the command line."""
@@ -288,6 +291,7 @@ class _Run:
     log: JobLog
     patience: Patience
     hint: str = ""
+    lost: str = ""
     exit_status: ExitStatus = ExitStatus.FAILED
     volumes: list[str] = field(default_factory=list)
     deleted: int = 0
@@ -296,7 +300,9 @@ class _Run:
         if self.job.level is not self.request.level:
             self.log.info(f"there is no full backup {self.job.name} of these paths to build on: a full one is made")
         ids = SessionIds(self.job.session_id, self.job.session_time)
-        source = VolumeSource(self.catalog, self.config, self.request.pool, ids, self.log, self.patience)
+        source = VolumeSource(
+            self.catalog, self.config, self.request.pool, ids, self.log, self.patience, self.request.avoid
+        )
         sink = SpanningSink(self.catalog, source, self.job.job_id, self.log)
         rows = FileWriter(self.catalog, self.job.job_id)
         label = self._label(source)
@@ -364,6 +370,8 @@ class _Run:
         if not isinstance(error, MagbayError):
             error = MagbayError(f"{error.filename or 'magbay'}: {error.strerror or error}")
         self.hint, self.exit_status = error.hint, error.status
+        if isinstance(error, MagazineLostError | VolumeFullError):
+            self.lost = error.magazine
         try:
             self.log.error(error.message)
             commit.failed(writer, tally, JobStatus.FAILED)
@@ -396,4 +404,5 @@ class _Run:
             warnings=tuple(self.log.warnings),
             errors=tuple(self.log.errors),
             hint=self.hint,
+            lost=self.lost,
         )

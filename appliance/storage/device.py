@@ -35,14 +35,19 @@ DISK_TELLS = "'journalctl -k' has what the kernel says of the disk."
 
 
 class MagazineLostError(MagbayError):
-    """The disk went away, or does not take data any more, while it was being written."""
+    """The disk of *magazine* went away, or does not take data any more, while it was being written."""
+
+    def __init__(self, message: str, magazine: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.magazine = magazine
 
 
 class VolumeFullError(MagbayError):
-    """A block does not fit: the volume ends before it. *magazine_full*: nor does it fit elsewhere on that magazine."""
+    """A block does not fit: the volume ends before it. *magazine_full*: nor does it fit elsewhere on *magazine*."""
 
-    def __init__(self, message: str, *, magazine_full: bool) -> None:
+    def __init__(self, message: str, magazine: str, *, magazine_full: bool) -> None:
         super().__init__(message, hint="Plug in another magazine, or make room on this one.")
+        self.magazine = magazine
         self.magazine_full = magazine_full
 
 
@@ -217,22 +222,29 @@ class FileVolume:
             return MagazineLostError(
                 f"magazine {self.magazine} was lost, or its disk fails, while volume {self.name} was being written: "
                 f"{error.strerror}",
+                self.magazine,
                 hint="If its disk was pulled, plug it in again and run the job again. Else it may be failing: "
                 f"{DISK_TELLS} What was saved before is still readable.",
             )
         if error.errno == errno.EROFS:
             return MagazineLostError(
                 f"magazine {self.magazine} became read-only while volume {self.name} was being written",
+                self.magazine,
                 hint=f"Its file system met an error. {DISK_TELLS} If the disk is sound, pull it and plug it in again, "
                 "so that it is checked, and run the job again. What was saved before is still readable.",
             )
         if error.errno in _LOST:
             return MagazineLostError(
                 f"magazine {self.magazine} was lost while volume {self.name} was being written: {error.strerror}",
+                self.magazine,
                 hint="Plug the disk in again and run the job again; what was saved before is still readable.",
             )
         if error.errno in _NO_ROOM:
-            return VolumeFullError(f"magazine {self.magazine} is full (volume {self.name})", magazine_full=True)
+            return VolumeFullError(
+                f"magazine {self.magazine} is full (volume {self.name})", self.magazine, magazine_full=True
+            )
         if error.errno == errno.EFBIG:
-            return VolumeFullError(f"{where} cannot grow any more: {error.strerror}", magazine_full=False)
+            return VolumeFullError(
+                f"{where} cannot grow any more: {error.strerror}", self.magazine, magazine_full=False
+            )
         return MagbayError(f"{where}: {error.strerror}", hint="Look at the disk and at the rights on its files.")

@@ -95,6 +95,8 @@ def _attempts(config: Config, request: BackupRequest, job: JobConfig, told: Call
         try:
             result = _once(config, request, job, told)
             failed, fields = result.status is JobStatus.FAILED, {"JOB": str(result.job_id)}
+            if result.lost:  # its disk may fail in the same place again
+                request = replace(request, avoid=request.avoid | {result.lost})
         except NotStartedError as error:
             result, failed, fields = error, True, {}
         if failed and attempt <= job.retries and not told.cancelled():

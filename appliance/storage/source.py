@@ -38,6 +38,7 @@ class VolumeSource:
         ids: SessionIds,
         log: JobLog,
         patience: Patience | None = None,
+        avoid: Set[str] = frozenset(),
     ) -> None:
         self.pool = pool_config(config, pool_name)
         self._pool_name = pool_name
@@ -46,6 +47,7 @@ class VolumeSource:
         self._ids = ids
         self._log = log
         self._patience = patience
+        self._avoid = avoid  # names of magazines to begin on only if no other has room
         self._full: list[str] = []  # names of magazines that took no more in this job
         self._unfit: dict[str, MagbayError] = {}  # names of those on which no volume could be made, and why
         self._tried: set[int] = set()
@@ -96,7 +98,8 @@ class VolumeSource:
         if current is not None:
             return [[m for m in magazines if m.name == current], [m for m in magazines if m.name != current]]
         busy = self._catalog.busy_magazines(self._log.job_id)
-        return [[m for m in magazines if m.identity not in busy], [m for m in magazines if m.identity in busy]]
+        good, bad = ([m for m in magazines if (m.name in self._avoid) is avoided] for avoided in (False, True))
+        return [[m for m in good if m.identity not in busy], [m for m in good if m.identity in busy], bad]
 
     def _existing(self, magazines: Sequence[Magazine], stream: int) -> OpenVolume | None:
         for magazine in magazines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import struct
 import subprocess
@@ -83,18 +84,47 @@ def test_a_magazine_that_cannot_be_looked_at_takes_no_other_one_away(tmp_path: P
     assert "m1 cannot be read: Input/output error" in alone.errors[0] and "journalctl -k" in alone.hint
 
 
+def failing_disk(tmp_path: Path, disk: Callable[..., Path]) -> Path:
+    """The directory m1 on a disk with room for another 2 MiB by what it says, and errors behind that."""
+    place = disk("ext4", "64M", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
+    (place / "begun").write_bytes(b"x" * 8192)
+    os.sync()
+    space = os.statvfs(tmp_path / "memory")
+    used = (space.f_blocks - space.f_bfree) * space.f_frsize
+    _run("mount", "-o", f"remount,size={used + (2 << 20)}", tmp_path / "memory")
+    return place
+
+
+def test_a_further_attempt_begins_on_another_magazine_than_one_that_fails(
+    tmp_path: Path, disk: Callable[..., Path]
+) -> None:
+    failing_disk(tmp_path, disk)
+    (tmp_path / "data").write_bytes(os.urandom(8 << 20))
+    configuration(tmp_path)
+    file = tmp_path / "magbay.yaml"
+    job = f"jobs:\n  daily: {{paths: [{tmp_path / 'data'}], retries: 1, retry_pause: 1s}}\n"
+    file.write_text(file.read_text() + job)
+    done = magbay(tmp_path, "--json", "backup", "daily")
+    assert done.status == ExitStatus.DONE, done.stderr
+    assert json.loads(done.stdout)["volumes"] == ["m2-0001"]
+
+
+def test_a_magazine_that_is_avoided_is_taken_where_no_other_one_has_room(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"x")
+    avoid = frozenset({"m1"})
+    assert save(configuration(tmp_path), tmp_path / "data").volumes == ("m1-0001",)
+    assert save(configuration(tmp_path), tmp_path / "data", avoid=avoid).volumes == ("m2-0001",)
+    assert save(configuration(tmp_path, magazines=ONE), tmp_path / "data", avoid=avoid).volumes == ("m1-0001",)
+
+
 @pytest.mark.parametrize("way", ["scan", "restore of the catalog"])
 def test_what_only_memory_has_is_not_entered_as_saved(tmp_path: Path, disk: Callable[..., Path], way: str) -> None:
     """The disk takes nothing more, the flush fails, and so does the job; but who reads its volume finds all of it."""
-    place = disk("ext4", "64M", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
+    place = failing_disk(tmp_path, disk)
     config = configuration(tmp_path, magazines=ONE)
     (tmp_path / "small").write_bytes(b"x" * 1000)
     (tmp_path / "data").write_bytes(os.urandom(8 << 20))
     assert save(config, tmp_path / "small").status is JobStatus.DONE
-    os.sync()
-    space = os.statvfs(tmp_path / "memory")
-    used = (space.f_blocks - space.f_bfree) * space.f_frsize
-    _run("mount", "-o", f"remount,size={used + (2 << 20)}", tmp_path / "memory")  # behind that the disk fails
     assert save(config, tmp_path / "data").status is JobStatus.FAILED
     assert (place / "m1-0001").read_bytes().count(b"BB02") > 100, "memory has it all: else this test shows nothing"
     if way == "scan":
