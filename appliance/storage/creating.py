@@ -26,16 +26,21 @@ class Rules:
     """*renames*: files get other names than they had, so two may get one. *began*: then this is since when (ns).
 
     *made*: where there may be several versions of a file, those of this extraction, of which the newest one counts.
+    *in_turn*: jobs come one after the other, the older one first, as far as *made* does not know better.
     """
 
     replace: Replace
     renames: bool
     began: int = field(default_factory=lambda: time.time_ns() - _CLOCK_STEP)
     made: Versions | None = None
+    in_turn: bool = True
 
     def gives_way(self, parts: Parts, found: os.stat_result) -> bool:
-        """Whether a file or link does where a directory must be; of two that get one name the first one stays."""
-        if self.renames and found.st_ctime_ns >= self.began:
+        """Whether a file or link does where a directory must be; of two that get one name the first one stays.
+
+        So does one of this restore that may be newer.
+        """
+        if (self.renames or not self.in_turn) and found.st_ctime_ns >= self.began:
             return False
         return self.replace is Replace.ALWAYS or (self.made is not None and parts in self.made)
 
@@ -110,7 +115,9 @@ class Creator:
         try:
             action()
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY or not self._directories.remove(self._target, one.parts, one.entry.ids):
+            if error.errno != errno.ENOTEMPTY or not self._rules.in_turn:
+                raise
+            if not self._directories.remove(self._target, one.parts, one.entry.ids):
                 raise
             action()
 

@@ -26,6 +26,7 @@ class Extractor:
     known. *on_result* is told what became of each file. *trusted*: see `Target`. *limit*: most bytes of data in all.
     *renaming*: other names; messages have the stored ones. *versions*: a file may come more than once (and not from
     several branches); of what there was not before the newest one counts, whatever *replace* says.
+    *in_turn* False: jobs come in no order, from several branches.
     One extractor for one run.
     """
 
@@ -42,10 +43,11 @@ class Extractor:
         limit: int | None = None,
         renaming: Renaming | None = None,
         versions: bool = False,
+        in_turn: bool = True,
     ) -> None:
         self.summary = Summary()
         self._made = Versions() if versions else None
-        rules = Rules(replace, bool(renaming), made=self._made)
+        rules = Rules(replace, bool(renaming), made=self._made, in_turn=in_turn)
         self._target = Target(target, trusted=trusted, gives_way=rules.gives_way)
         self._select, self._aliases = select, aliases or {}
         self._settings = Settings(

@@ -141,6 +141,7 @@ class _Restore:
             algorithm=self._algorithm(),
             replace=self._request.replace,
             renaming=self._request.renaming,
+            in_turn=len(self._lanes) <= 1,
         )
         try:
             with extractor.writing_out():

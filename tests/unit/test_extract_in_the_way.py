@@ -260,6 +260,14 @@ def test_volumes_that_were_written_in_turn(tmp_path: Path, replace: Replace, tur
     }
 
 
+def test_of_jobs_in_no_order_nothing_gives_way(tmp_path: Path) -> None:
+    """Where several magazines are read at once nobody knows which was the newer one."""
+    summary = extracted(tmp_path, old, new, in_turn=False)
+    assert summary.failed == 6 and not summary.warnings
+    found = text_of(tmp_path / "out")
+    assert found["to-file/sub/file"] == found["to-link/file"] == found["to-pipe/file"] == "old"
+
+
 def test_a_clock_that_was_put_back(tmp_path: Path) -> None:
     """What stands behind something on a volume is newer."""
     jobs = []
