@@ -18,7 +18,7 @@ from appliance.storage.device import DISK_TELLS, FileVolume, VolumeBusyError, Vo
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.pools import OpenVolume, PoolFullError, label_new, may_use, new_label, pool_config, reachable
-from appliance.storage.tail import holds_at_most_its_label, read_label, sessions_behind
+from appliance.storage.tail import holds_at_most_its_label, is_border, read_label, sessions_behind
 from appliance.storage.waiting import Patience
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.writer import label_block
@@ -281,7 +281,7 @@ class VolumeSource:
         ours = self._catalog.failed_sessions(media)
         extra = device.end - media.bytes
         found = sessions_behind(device.path, media.bytes) if ours else set()
-        if not ours or found - ours:
+        if not ours or found - ours or not self._is_known(device, media):
             self._refuse(media, f"behind its end ({media.bytes}) are {extra} bytes that are not ours")
             return False
         if self._was_good(found):
@@ -297,6 +297,16 @@ class VolumeSource:
         )
         device.cut(media.bytes)
         return True
+
+    def _is_known(self, device: FileVolume, media: Media) -> bool:
+        """Whether what stands before the catalog's end is what the catalog has there last.
+
+        An older one that was put back may know nothing of how the volume was written anew, and its end may lie within
+        a block of a job that had ended well.
+        """
+        query = "SELECT coalesce(max(StartAddress), 0) FROM JobMedia WHERE MediaId=? AND FirstIndex>0"
+        ((start,),) = self._catalog.rows(query, (media.media_id,))
+        return is_border(device.path, start, media.bytes, self._catalog.sessions())
 
     def _was_good(self, sessions: Set[SessionIds]) -> bool:
         """Whether a magazine that is here has the copy of one's catalog, which only a job that was acknowledged has.

@@ -75,3 +75,18 @@ def sessions_behind(path: Path, start: int) -> set[SessionIds]:
     """The sessions of every whole block with a good checksum behind the address *start* (bytes)."""
     with VolumeReader(path) as reader:
         return {block.ids for block in reader.blocks(start) if isinstance(block, Block)}
+
+
+def is_border(path: Path, start: int, end: int, given: Set[SessionIds]) -> bool:
+    """Whether block follows on block from *start* to exactly *end* (bytes), all of sessions that were *given* out here.
+
+    So the file holds there what the catalog says, and not what another one has written since. Raises `OSError`.
+    """
+    with path.open("rb", buffering=0) as file:
+        while start < end:
+            head = os.pread(file.fileno(), BLOCK_HEADER.size, start)
+            header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
+            if header is None or not header.possible or header.ids not in given:
+                return False
+            start += header.length
+    return start == end

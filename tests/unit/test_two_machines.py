@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from appliance.config.schema import Config
+from appliance.errors import MagbayError
 from appliance.storage import backup, labelling
+from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
 from appliance.storage.model import JobStatus, Level, VolumeStatus
 from tests.unit.enginehelp import below, bring_back, configuration, magbay, save, volume
 from tests.unit.test_catalog_copies import recover
-from tests.unit.test_pools import configured, media
+from tests.unit.test_pools import age, configured, media
 from tests.unit.test_scan import rows, scan
 
 
@@ -223,3 +225,38 @@ def test_a_pipe_in_the_place_of_a_fresh_volume(tmp_path: Path, config: Config) -
     data.write_bytes(b"one")
     done = magbay(tmp_path, "backup", str(data))
     assert done.status == 3 and "it is not a regular file" in done.stderr
+
+
+def test_a_catalog_of_before_a_volume_was_written_anew_does_not_cut_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end lay within a block of a job that had ended well; behind it no block began."""
+    config = configured(tmp_path, "  Default: {maximum_volumes: 1, retention: 1d, keep_newest: no}\n")
+    data = tmp_path / "data"
+    data.write_bytes(b"one")
+    save(config, data)
+
+    def fails(*_words: Any) -> Any:
+        raise MagbayError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Commit, "done", fails)
+        bad = save(config, data, name="bad")  # so there may be a tail of it
+    assert bad.status is JobStatus.FAILED
+    shutil.copytree(config.state_dir, tmp_path / "kept")
+    data.write_bytes(os.urandom(20_000))
+    set_clock(monkeypatch, 3 * 86_400)
+    age(config, 10 * 86_400)
+    with Catalog(config.state_dir) as catalog:
+        catalog.change("UPDATE Media SET VolStatus='Full'")
+    good = save(config, data, name="good")
+    assert (good.status, good.volumes) == (JobStatus.DONE, ("m1-0001",))
+    before = volume(config, "m1-0001").read_bytes()
+    shutil.rmtree(config.state_dir)
+    (tmp_path / "kept").rename(config.state_dir)
+    set_clock(monkeypatch, 60)
+    assert save(config, data).status is JobStatus.FAILED
+    assert volume(config, "m1-0001").read_bytes() == before
+    recover(config)
+    assert bring_back(config, tmp_path / "out", latest="good").exit_status == 0
+    assert below(tmp_path / "out", data).read_bytes() == data.read_bytes()
