@@ -328,14 +328,15 @@ class Target:
         """
         if not parts:
             return []
-        if is_new and not modes.S_ISLNK(stat.mode) and self.place(parts).gives_acls:
-            acls = without_inherited(acls, is_directory=modes.S_ISDIR(stat.mode))
+        mode = stat.mode & 0o177777  # a volume may claim any number
+        if is_new and not modes.S_ISLNK(mode) and self.place(parts).gives_acls:
+            acls = without_inherited(acls, is_directory=modes.S_ISDIR(mode))
         if fd is not None:
             return self._set(fd, os.fstat(fd), stat, acls, xattrs)
         with self._held(parts) as held:
             found = os.fstat(held)
             # Somebody may have put a file of ours, or another name of one, in the place of a pipe.
-            if modes.S_ISREG(found.st_mode) and modes.S_IFMT(stat.mode) not in (0, modes.S_IFREG):
+            if modes.S_ISREG(found.st_mode) and modes.S_IFMT(mode) not in (0, modes.S_IFREG):
                 raise OSError(errno.EBUSY, "somebody else put a file in its place")
             # Leads to the thing itself, also where that is a link.
             return self._set(b"/proc/self/fd/%d" % held, found, stat, acls, xattrs)

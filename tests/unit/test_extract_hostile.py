@@ -113,6 +113,20 @@ def test_the_command_line_has_both_limits(tmp_path: Path, capsys: pytest.Capture
         run("extract", volume, "--to", tmp_path / "out", "--limit", "much")
 
 
+@pytest.mark.parametrize("mode", [-1, -(1 << 31), 1 << 31, (1 << 63) - 1])
+def test_a_mode_may_be_any_number(tmp_path: Path, mode: int) -> None:
+    def fill(job: Job) -> None:
+        job.entry(FileType.REGULAR, b"/file", mode=mode, size=1)
+        job.record(Stream.FILE_DATA, b"x")
+        job.finish_file(b"x")
+        job.entry(FileType.DIRECTORY, b"/dir/", mode=mode)
+        job.entry(FileType.SPECIAL, b"/pipe", mode=mode)
+        job.entry(FileType.SYMLINK, b"/link", mode=mode, link=b"file")
+
+    extract(tmp_path, fill)  # errors of the files, at most
+    assert (tmp_path / "out/dir").is_dir()
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_bomb_stops_at_the_limit(tmp_path: Path, sparse: bool) -> None:
     """30 MiB come out of a few kB; the volume claims a small file."""
