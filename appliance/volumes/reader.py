@@ -125,6 +125,7 @@ class VolumeReader:
         self._buffer = bytearray()
         self._begin = self._end = 0  # what of the file the buffer holds
         self._usual = 0  # length of the last good block
+        self._failures = 0  # unreadable places in a row
         try:
             if stat.S_ISDIR(os.fstat(self._fd).st_mode):
                 raise VolumeError(f"{path}: is a directory", hint=f"Give the volumes in it: {path}/*")
@@ -189,14 +190,8 @@ class VolumeReader:
                 try:
                     got = os.preadv(self._fd, [view[self._end - address :]], self._end)
                 except OSError as error:
-                    if self._end - address >= length:
-                        break  # what lies further on may never be wanted
-                    if or_fewer and self._end - address >= MIN_BLOCK:
-                        return memoryview(self._buffer)[: self._end - address]
-                    told = f"{self.path}: {error.strerror} at address {self._end}"
-                    if error.errno == errno.EIO:
-                        raise _UnreadableError(told, self._end) from None
-                    raise VolumeError(told) from None
+                    length = self._stopped(error, address, length, or_fewer=or_fewer)
+                    break
                 if not got:
                     break
                 self._end += got
@@ -205,6 +200,16 @@ class VolumeReader:
                 length = self._end - address
         start = address - self._begin
         return memoryview(self._buffer)[start : start + length]
+
+    def _stopped(self, error: OSError, address: int, length: int, *, or_fewer: bool) -> int:
+        """How many of *length* bytes from *address* there are. Raises `VolumeError` if they are too few."""
+        got = self._end - address
+        if got >= length:  # what lies further on may never be wanted
+            return length
+        if or_fewer and got >= MIN_BLOCK:
+            return got
+        told = f"{self.path}: {error.strerror} at address {self._end}"
+        raise (_UnreadableError(told, self._end) if error.errno == errno.EIO else VolumeError(told)) from None
 
     def _judge(self, address: int) -> Block | _Flaw:
         head = self._window(address, _HEAD)
@@ -311,28 +316,31 @@ class VolumeReader:
 
         What the disk cannot read is passed over in growing steps. Raises `VolumeError` when that does not end.
         """
-        address, failures = start, 0
+        address, self._failures = start, 0
         while address < self.size:
             try:
                 item = self._block_or_damage(address)
             except _UnreadableError as error:
-                near = error.at - address < max(self._usual, _PAGE)  # hardly anything was read since the last one
-                failures = failures + 1 if near else 1
-                if failures > _MOST_FAILURES:
-                    raise
-                behind = self._behind(address, error.at, failures)
-                item = Damage(self.name, address, behind - address, error.message.removeprefix(f"{self.path}: "))
+                item = self._unreadable(address, error)
             else:
-                failures = 0
+                self._failures = 0
             yield item
             address = item.address + (len(item.data) if isinstance(item, Block) else item.length)
 
-    def _behind(self, address: int, unreadable: int, failures: int) -> int:
+    def _unreadable(self, address: int, error: _UnreadableError) -> Damage:
+        near = error.at - address < max(self._usual, _PAGE)  # hardly anything was read since the last one
+        self._failures = self._failures + 1 if near else 1
+        if self._failures > _MOST_FAILURES:
+            raise error
+        length = self._behind(address, error.at) - address
+        return Damage(self.name, address, length, error.message.removeprefix(f"{self.path}: "))
+
+    def _behind(self, address: int, unreadable: int) -> int:
         """The address where reading can go on: of the block at *address* the place *unreadable* cannot be read."""
         following = address + self._usual
         if unreadable < following and self._good(following):  # no other block is lost
             return following
-        step = _PAGE << (2 * (failures - 1))
+        step = _PAGE << (2 * (self._failures - 1))
         return min((unreadable // _PAGE) * _PAGE + step, self.size)
 
     def _block_or_damage(self, address: int) -> Block | Damage:
