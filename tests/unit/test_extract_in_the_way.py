@@ -115,6 +115,18 @@ def test_a_file_that_ends_before_its_content_leaves_what_is_there(tmp_path: Path
     assert [path.read_text() for path in mine] == ["mine"] * 2 and not (tmp_path / "out/new").exists()
 
 
+def test_modes_that_no_thing_can_have(tmp_path: Path) -> None:
+    def fill(job: Job) -> None:
+        for mode in (-1, -0o100644, 1 << 40):
+            job.entry(FileType.DIRECTORY, b"/d%d/" % mode, mode=mode)
+            job.entry(FileType.EMPTY, b"/f%d" % mode, mode=mode)
+            job.entry(FileType.SYMLINK, b"/l%d" % mode, mode=mode, link=b"x", nlink=2)
+            job.entry(FileType.SPECIAL, b"/s%d" % mode, mode=mode, nlink=2)
+
+    for replace in Replace:
+        extracted(tmp_path, fill, fill, replace=replace)
+
+
 # What gives way to a directory
 
 
