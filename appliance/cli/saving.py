@@ -64,7 +64,7 @@ def _tell(result: backup.JobResult, out: Output) -> None:
     warn_of(out, result.warnings, result.errors)
     if result.hint:
         out.warn(f"        {result.hint}")
-    seconds = result.finished - result.started
+    seconds = max(0, result.finished - result.started)  # the clock may have been set back meanwhile
     deleted = f" ({result.deleted} deleted)" if result.deleted else ""
     out.line(
         f"job {result.job_id} {result.status.word}: {result.files} files{deleted}, {human_bytes(result.bytes)} "

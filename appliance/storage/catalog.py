@@ -8,6 +8,7 @@ makes the batches before it durable too, since one write-ahead log holds both in
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ _JOB = (
 
 
 FILE = "catalog.db"  # in state_dir
+_FAILING = "Look at its file system. 'magbay volume extract' restores without a catalog, and writes nothing there."
 
 
 class Catalog:
@@ -63,7 +65,8 @@ class Catalog:
             text = f"{state_dir}: the catalog cannot be opened: {error.strerror}"
             if isinstance(error, PermissionError):
                 raise PermissionDeniedError(text, hint="Run as the user who owns state_dir.") from None
-            raise CatalogError(text, hint="Look at the setting state_dir.") from None
+            failing = error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC)
+            raise CatalogError(text, hint=_FAILING if failing else "Look at the setting state_dir.") from None
 
     @classmethod
     def of(cls, config: Config) -> Catalog:

@@ -84,6 +84,21 @@ def test_a_magazine_that_cannot_be_looked_at_takes_no_other_one_away(tmp_path: P
     assert "m1 cannot be read: Input/output error" in alone.errors[0] and "journalctl -k" in alone.hint
 
 
+def test_without_its_state_it_says_how_to_restore(tmp_path: Path, disk: Callable[..., Path]) -> None:
+    place = disk("xfs", "320M")
+    configuration(tmp_path, magazines="magazines:\n  - {name: m2, directory: m2}\n")
+    file = tmp_path / "magbay.yaml"
+    file.write_text(file.read_text().replace("state_dir: state", f"state_dir: {place}/state"))
+    (tmp_path / "data").write_bytes(b"x" * 1000)
+    assert magbay(tmp_path, "backup", str(tmp_path / "data")).status == ExitStatus.DONE
+    shut_down(place)
+    told = magbay(tmp_path, "restore", "--to", str(tmp_path / "out"))
+    assert told.status == ExitStatus.FAILED
+    assert "Input/output error" in told.stderr and "magbay volume extract" in told.stderr
+    words = ["volume", "extract", str(tmp_path / "m2" / "m2-0001"), "--to", str(tmp_path / "out")]
+    assert magbay(tmp_path, *words).status == ExitStatus.DONE
+
+
 def failing_disk(tmp_path: Path, disk: Callable[..., Path]) -> Path:
     """The directory m1 on a disk with room for another 2 MiB by what it says, and errors behind that."""
     place = disk("ext4", "64M", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
