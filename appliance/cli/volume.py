@@ -218,15 +218,16 @@ def run_extract(args: argparse.Namespace, out: Output) -> ExitStatus:
     reading = _Reading(args, out)
     wanted = path_filter(args.file) if args.file else None
     aliases = link_aliases(reading.read(), wanted) if wanted else None
+    renaming = placing.renaming_of(args)
     extractor = Extractor(
         args.to,
         select=wanted,
         aliases=aliases,
         replace=args.replace,
-        renaming=placing.renaming_of(args),
+        renaming=renaming,
         trusted=not args.untrusted,
         limit=args.limit,
-        versions=len(reading.paths) > 1 or args.replace is not Replace.ALWAYS,
+        versions=len(reading.paths) > 1 or args.replace is not Replace.ALWAYS or bool(renaming),
     )
     summary = extractor.run(reading.events("extract"))
     if wanted and not (summary.files or summary.skipped or summary.failed or summary.warned):

@@ -81,7 +81,7 @@ class Creator:
         if found is None or (kind == "directory" and self._target.was_made_on_the_way(one.parts)):
             return False
         one.replaces = True
-        if self._rules.renames and kind != "directory" and found.st_ctime_ns >= self._rules.began:
+        if kind != "directory" and self._is_another(one, found):
             raise VolumeError(f"another file was restored as {os.fsdecode(b'/'.join(one.parts))} just now")
         if self._rules.made is not None and one.parts in self._rules.made:
             return False
@@ -92,12 +92,20 @@ class Creator:
             self._kept[one.entry.ids, one.entry.file_index] = one.parts
         return True
 
+    def _is_another(self, one: OpenFile, found: os.stat_result) -> bool:
+        """Whether what is there is another file of this restore, and not an older version of this one."""
+        rules = self._rules
+        if not rules.renames or found.st_ctime_ns < rules.began:
+            return False
+        return rules.made is None or not rules.made.has(one.parts, one.entry.attributes.name)
+
     def begin(self, one: OpenFile, kind: str) -> None:
         """Nothing is in its way."""
         if kind != "directory":
             self._target.note(one.parts)
         if self._rules.made is not None:
-            self._rules.made.add(one.entry.ids, one.parts, is_directory=kind == "directory")
+            name = one.entry.attributes.name
+            self._rules.made.add(one.entry.ids, one.parts, name, is_directory=kind == "directory")
 
     def is_outdated(self, one: OpenFile) -> bool:
         """Whether a newer job's version of it was restored before. Raises `OSError`."""

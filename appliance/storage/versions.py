@@ -25,7 +25,9 @@ class Versions:
     def __init__(self) -> None:
         # An empty name: a database of its own, on the disk only as far as it does not fit in the cache.
         self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute("CREATE TABLE made (path INTEGER PRIMARY KEY, began INTEGER, directory INTEGER)")
+        self._database.execute(
+            "CREATE TABLE made (path INTEGER PRIMARY KEY, began INTEGER, directory INTEGER, name INTEGER)"
+        )
         self._database.execute("BEGIN")
         self._began: dict[SessionIds, int] = {}  # microseconds since 1970
         self._least = 0  # what stands behind something on one volume is not older, whatever the clock was
@@ -43,11 +45,11 @@ class Versions:
         self._began[event.ids] = self._least = max(self._least, event.label.time)
         self._newest = max(self._newest, self._least)
 
-    def add(self, ids: SessionIds, parts: Parts, *, is_directory: bool) -> None:
-        """The session's version is to be at *parts*."""
-        row = (hash(parts), self._began.get(ids, self._newest), is_directory)
+    def add(self, ids: SessionIds, parts: Parts, name: bytes, *, is_directory: bool) -> None:
+        """The session's version of *name* (as it was saved) is to be at *parts*."""
+        row = (hash(parts), self._began.get(ids, self._newest), is_directory, hash(name.rstrip(b"/")))
         try:
-            self._database.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", row)
+            self._database.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", row)
         except sqlite3.Error as error:
             hint = "Make room where temporary files are, or set SQLITE_TMPDIR."
             raise MagbayError(f"the list of what is restored cannot be written: {error}", hint=hint) from None
@@ -55,9 +57,14 @@ class Versions:
     def __contains__(self, parts: Parts) -> bool:
         return self._found(parts) is not None
 
-    def _found(self, parts: Parts) -> tuple[int, int] | None:
-        query = "SELECT began, directory FROM made WHERE path=?"
-        row: tuple[int, int] | None = self._database.execute(query, (hash(parts),)).fetchone()
+    def has(self, parts: Parts, name: bytes) -> bool:
+        """Whether what was made at *parts* is a version of *name*."""
+        found = self._found(parts)
+        return found is not None and found[2] == hash(name.rstrip(b"/"))
+
+    def _found(self, parts: Parts) -> tuple[int, int, int] | None:
+        query = "SELECT began, directory, name FROM made WHERE path=?"
+        row: tuple[int, int, int] | None = self._database.execute(query, (hash(parts),)).fetchone()
         return row
 
     def outdated(self, ids: SessionIds, parts: Parts, is_there: Callable[[Parts], bool]) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.storage.extract import Extractor
 from appliance.storage.outcome import Replace, Summary
+from appliance.storage.renaming import Renaming
 from appliance.storage.setting import pack_acl
 from appliance.volumes.attributes import FileType, pack_attributes
 from appliance.volumes.blocks import SessionIds
@@ -289,6 +290,26 @@ def test_a_clock_that_was_put_back(tmp_path: Path) -> None:
         jobs += job.end()
     Extractor(tmp_path / "out", versions=True).run(read_volumes([volume(tmp_path / "volume", *jobs)]))
     assert (tmp_path / "out/file").read_text() == "1"
+
+
+@pytest.mark.parametrize("replace", list(Replace))
+def test_versions_under_another_name(tmp_path: Path, replace: Replace) -> None:
+    """A newer version is not another file that gets the same name; that one still is an error."""
+
+    def first(job: Job) -> None:
+        job.file(b"/a/file", b"old", mtime=2_000_000)
+        job.file(b"/a/large", b"old" * 100_000)
+        job.file(b"/a/both", b"of a")
+
+    def second(job: Job) -> None:
+        job.file(b"/a/file", b"new", mtime=1_000_000)
+        job.file(b"/a/large", b"new" * 100_000)
+        job.file(b"/b/both", b"of b")
+
+    summary = extracted(tmp_path, first, second, replace=replace, renaming=Renaming(strip=1))
+    assert summary.errors == ["/b/both: another file was restored as both just now"]
+    found = text_of(tmp_path / "out")
+    assert found["file"] == "new" and found["large"] == "new" * 100_000 and found["both"] == "of a"
 
 
 @pytest.mark.parametrize("where", ["to-file", "to-file/sub", "to-link", "to-pipe"])
