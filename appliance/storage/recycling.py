@@ -9,7 +9,6 @@ A crash between 2 and 3 leaves a volume that the next job takes; a crash before 
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from appliance.config.schema import Config
@@ -18,7 +17,8 @@ from appliance.storage.catalog import Catalog, write_media
 from appliance.storage.database import Database
 from appliance.storage.device import FileVolume
 from appliance.storage.model import Media, VolumeStatus
-from appliance.volumes.blocks import BLOCK_HEADER, DEFAULT_BLOCK, BlockHeader, SessionIds
+from appliance.storage.tail import sessions_between
+from appliance.volumes.blocks import DEFAULT_BLOCK
 
 _STATES = frozenset({VolumeStatus.APPEND, VolumeStatus.FULL, VolumeStatus.USED, VolumeStatus.RECYCLE})
 
@@ -38,7 +38,7 @@ def recycle(catalog: Catalog, config: Config, device: FileVolume, media: Media, 
     """
     if not device.keep_readers_out():
         return None
-    sessions = _sessions(device)
+    sessions = sessions_between(device.path, 0, device.end) or None
     if sessions is None and not (media.status is VolumeStatus.RECYCLE and device.end <= DEFAULT_BLOCK):
         return None
     known = sessions or set()
@@ -56,19 +56,3 @@ def recycle(catalog: Catalog, config: Config, device: FileVolume, media: Media, 
         return clean
 
     return catalog.attempt(forget)
-
-
-def _sessions(device: FileVolume) -> set[SessionIds] | None:
-    """The sessions of all blocks, by their headers only; None when it is not one block after the other."""
-    found = set()
-    address = 0
-    with device.path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        while address < device.end:
-            head = os.pread(file.fileno(), BLOCK_HEADER.size, address)
-            header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
-            if header is None or not header.possible or address + header.length > device.end:
-                return None
-            found.add(header.ids)
-            address += header.length
-    return found or None

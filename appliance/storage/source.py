@@ -12,13 +12,13 @@ from appliance.config.schema import Config
 from appliance.errors import AwayError, MagbayError
 from appliance.magazines import attached, unlisted
 from appliance.magazines.attached import Magazine, Presence
-from appliance.storage import expiry, recycling
+from appliance.storage import expiry, older, recycling
 from appliance.storage.catalog import Catalog, CatalogError
 from appliance.storage.device import DISK_TELLS, FileVolume, VolumeBusyError, VolumeFullError
 from appliance.storage.joblog import JobLog
 from appliance.storage.model import Media, VolumeStatus
 from appliance.storage.pools import OpenVolume, PoolFullError, label_new, may_use, new_label, pool_config, reachable
-from appliance.storage.tail import holds_at_most_its_label, is_border, read_label, sessions_behind
+from appliance.storage.tail import holds_at_most_its_label, read_label, sessions_behind
 from appliance.storage.waiting import Patience
 from appliance.volumes.blocks import SessionIds
 from appliance.volumes.writer import label_block
@@ -243,7 +243,7 @@ class VolumeSource:
         where = {"MAGAZINE": device.magazine, "VOLUME": media.name}
         if media.status is not VolumeStatus.RECYCLE and read_label(device.path).name != media.name:
             raise MagbayError(f"volume {media.name} on magazine {device.magazine} has another label: it is left alone")
-        if self._was_good(self._catalog.failed_sessions(media)):
+        if older.ended_well(self._config, self._catalog.failed_sessions(media)):
             raise MagbayError(
                 f"volume {media.name} on magazine {device.magazine} is not written anew: a job that the catalog calls "
                 "failed had ended well, and 'magbay catalog restore' enters it"
@@ -281,10 +281,10 @@ class VolumeSource:
         ours = self._catalog.failed_sessions(media)
         extra = device.end - media.bytes
         found = sessions_behind(device.path, media.bytes) if ours else set()
-        if not ours or found - ours or not self._is_known(device, media):
+        if not ours or found - ours or not older.knows_the_end(self._catalog, device.path, media):
             self._refuse(media, f"behind its end ({media.bytes}) are {extra} bytes that are not ours")
             return False
-        if self._was_good(found):
+        if older.ended_well(self._config, found):
             reason = (
                 f"behind its end ({media.bytes}) stands a job that had ended well: the catalog is older than that, and "
                 "'magbay catalog restore' enters the job"
@@ -297,26 +297,6 @@ class VolumeSource:
         )
         device.cut(media.bytes)
         return True
-
-    def _is_known(self, device: FileVolume, media: Media) -> bool:
-        """Whether what stands before the catalog's end is what the catalog has there last.
-
-        An older one that was put back may know nothing of how the volume was written anew, and its end may lie within
-        a block of a job that had ended well.
-        """
-        query = "SELECT coalesce(max(StartAddress), 0) FROM JobMedia WHERE MediaId=? AND FirstIndex>0"
-        ((start,),) = self._catalog.rows(query, (media.media_id,))
-        return is_border(device.path, start, media.bytes, self._catalog.sessions())
-
-    def _was_good(self, sessions: Set[SessionIds]) -> bool:
-        """Whether a magazine that is here has the copy of one's catalog, which only a job that was acknowledged has.
-
-        The catalog may be an older one that was put back, in which such a job was still running.
-        """
-        from appliance.storage import copies  # here for the time of starting: seldom needed
-
-        places = [m.path for m in attached.attached(self._config) if m.path is not None]
-        return any(copies.path_of(place, ids).exists() for place in places for ids in sessions)
 
     def _made_ready(self, device: FileVolume, media: Media, stream: int) -> OpenVolume:
         if media.last_written:

@@ -77,16 +77,19 @@ def sessions_behind(path: Path, start: int) -> set[SessionIds]:
         return {block.ids for block in reader.blocks(start) if isinstance(block, Block)}
 
 
-def is_border(path: Path, start: int, end: int, given: Set[SessionIds]) -> bool:
-    """Whether block follows on block from *start* to exactly *end* (bytes), all of sessions that were *given* out here.
+def sessions_between(path: Path, start: int, end: int) -> set[SessionIds] | None:
+    """The sessions of all blocks from *start* to *end* (bytes), by their headers only.
 
-    So the file holds there what the catalog says, and not what another one has written since. Raises `OSError`.
+    None when it is not one block after the other that leads there. Raises `OSError`.
     """
+    found = set()
     with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         while start < end:
             head = os.pread(file.fileno(), BLOCK_HEADER.size, start)
             header = BlockHeader.parse(memoryview(head)) if len(head) == BLOCK_HEADER.size else None
-            if header is None or not header.possible or header.ids not in given:
-                return False
+            if header is None or not header.possible:
+                return None
+            found.add(header.ids)
             start += header.length
-    return start == end
+    return found if start == end else None
