@@ -60,16 +60,24 @@ def _add_bases(jobs: Mapping[int, Job], kept: set[int]) -> None:
             continue
         seen.add(job.job_id)
         kept.add(job.job_id)
-        base = jobs.get(job.base) if job.base is not None else None
-        if base is not None:
-            left.append(base.job_id)
-        if job.level is not Level.FULL and (base is None or base.status.bad):
+        if job.base is not None and job.base in jobs:
+            left.append(job.base)
+        if _has_hole(jobs, job):
             older = before[job.name, job.fileset_md5, job.client]
-            for one in older[place[job.job_id] + 1 :]:
-                if one.status.good:
-                    left.append(one.job_id)
-                    if one.level is Level.FULL:
-                        break
+            for at in range(place[job.job_id] + 1, len(older)):
+                one = older[at]
+                if not one.status.good:
+                    continue
+                left.append(one.job_id)
+                # What it has a hole before is added for it as well, or was already.
+                if one.level is Level.FULL or _has_hole(jobs, one):
+                    break
+
+
+def _has_hole(jobs: Mapping[int, Job], job: Job) -> bool:
+    """Whether what the job builds on is not in the catalog, or was not whole."""
+    base = jobs.get(job.base) if job.base is not None else None
+    return job.level is not Level.FULL and (base is None or base.status.bad)
 
 
 def _is_kept(config: Config, job: Job, began: int, now: float) -> bool:

@@ -238,6 +238,51 @@ def test_what_a_missing_job_may_build_on_is_needed(tmp_path: Path, clock: Clock,
     assert names(config, tree, tmp_path / "out") == {path.name for path in tree.iterdir()}
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_what_jobs_with_holes_before_them_may_build_on(seed: int, config: Config) -> None:
+    """As defined, said anew: with holes in many chains no job may be overlooked."""
+    chance = random.Random(seed)
+    now = int(time.time())
+    with Catalog(config.state_dir) as catalog:
+        with catalog.transaction() as db:
+            for number in range(1, 30):
+                level = chance.choice("FIIIID")
+                base = None if level == "F" or number == 1 else chance.choice([None, chance.randrange(1, number)])
+                values = (
+                    number,
+                    level,
+                    chance.choice("TTTTfRP"),
+                    base,
+                    5000 + number,
+                    now + number,
+                    chance.choice("ab"),
+                )
+                db.execute(
+                    "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, BaseJobId, VolSessionId, "
+                    "VolSessionTime, Started, Finished, FileSetMD5, Client) "
+                    "VALUES(?1, 'x', ?2, ?3, 'Default', '', ?4, ?5, ?6, ?6, ?6, ?7, 'h')",
+                    values,
+                )
+        jobs = {job.job_id: job for job in catalog.jobs()}
+    wanted = {chance.randrange(1, 30)}
+    got = set(wanted)
+    expiry._add_bases(jobs, got)
+    left = list(wanted)
+    while left:
+        job = jobs[left.pop()]
+        base = jobs.get(job.base or 0)
+        more = {base.job_id} if base else set()
+        if job.level is not Level.FULL and (base is None or base.status.bad):
+            like = [one for one in jobs.values() if one.fileset_md5 == job.fileset_md5 and one.status.good]
+            for one in (one for one in like if one.job_id < job.job_id):  # newest first
+                more.add(one.job_id)
+                if one.level is Level.FULL:
+                    break
+        left += more - wanted
+        wanted |= more
+    assert got == wanted
+
+
 def test_of_a_job_whose_base_is_forgotten_its_own_files_come_back(tmp_path: Path, clock: Clock, tree: Path) -> None:
     config = configured(tmp_path, "  Default: {maximum_jobs: 1, maximum_volumes: 3, retention: 1d}\n")
     clock.ahead = -9 * DAY
