@@ -273,6 +273,18 @@ def test_volumes_that_were_written_in_turn(tmp_path: Path, replace: Replace, tur
     }
 
 
+def test_jobs_of_one_second(tmp_path: Path) -> None:
+    """Labels of ours have whole seconds; of two the one with the higher session number is the later one."""
+    volumes = []
+    for number in (8, 7):
+        job = Job(ids=SessionIds(number, NOW))
+        job.file(b"/file", b"%d" % number)
+        volumes.append(volume(tmp_path / f"{number}", *job.end()))
+    for name, paths in (("a", volumes), ("b", volumes[::-1])):
+        Extractor(tmp_path / name, versions=True).run(read_volumes(paths))
+        assert (tmp_path / name / "file").read_text() == "8"
+
+
 def test_of_jobs_in_no_order_nothing_gives_way(tmp_path: Path) -> None:
     """Where several magazines are read at once nobody knows which was the newer one."""
     summary = extracted(tmp_path, old, new, in_turn=False)
