@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from appliance.config.schema import Config
+from appliance.storage import kinds
 from appliance.storage.catalog import Catalog
 from appliance.storage.extract import Extractor
 from appliance.storage.model import Media, Stretch
@@ -75,7 +76,9 @@ class Lane:
 
 
 def lanes_for(catalog: Catalog, config: Config, wanted: Sequence[Wanted]) -> list[Lane]:
-    """The lanes in the order in which they are first needed. Raises `AwayError`."""
+    """The lanes in the order in which they are first needed; one alone where the order of jobs counts. *wanted*: of the
+    oldest job first. Raises `AwayError`.
+    """
     media = {item.media_id: item for item in catalog.media()}
     require(config, [volume for item in wanted for volume, _ in runs_for(catalog, item.job, wanted=item)])
     found: dict[str, Lane] = {}
@@ -86,6 +89,11 @@ def lanes_for(catalog: Catalog, config: Config, wanted: Sequence[Wanted]) -> lis
             if piece.count:
                 parts = parts_for(catalog, config, item.job, wanted=piece)
                 found.setdefault(magazine, Lane(magazine)).add(piece, parts)
+    if len(found) > 1 and kinds.changed(catalog, [item.job for item in wanted]):
+        lane = Lane("")
+        for item in wanted:
+            lane.add(item, parts_for(catalog, config, item.job, wanted=item))
+        return [lane]
     return list(found.values())
 
 

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 
 from appliance.config.schema import Config
 from appliance.errors import AwayError, ExitStatus, MagbayError
-from appliance.storage import lanes, restore
+from appliance.storage import kinds, lanes, restore
 from appliance.storage.catalog import Catalog
 from appliance.storage.model import Level
 from appliance.storage.outcome import Replace
@@ -73,6 +74,62 @@ def test_the_tree_comes_back_from_three_magazines(tmp_path: Path, three: Config,
         back = bring_back(three, tmp_path / policy.value, replace=policy)
         assert (back.errors, back.warnings) == ((), ())
         assert_same(tree, below(tmp_path / policy.value, tree))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("accurate", [False, True])
+def test_what_became_something_else_on_another_magazine(tmp_path: Path, accurate: bool, turned: bool) -> None:
+    """Jobs that are not accurate have both, and read at once the older one kept its place, or the newer one failed."""
+    config = configuration(tmp_path, "maximum_jobs: 1")
+    tree = tmp_path / "source"
+
+    def fill(name: str, is_directory: bool) -> None:
+        path = tree / name
+        if is_directory:
+            path.mkdir(parents=True)
+            (path / "in").write_text(name)
+        else:
+            path.write_text(name)
+
+    for number in range(20):
+        fill(f"a{number}", True)
+        fill(f"b{number}", False)
+    first = save(config, tree)
+    for number in range(20):
+        shutil.rmtree(tree / f"a{number}")
+        fill(f"a{number}", False)
+        (tree / f"b{number}").unlink()
+        fill(f"b{number}", True)
+    second = save(config, tree, level=Level.INCREMENTAL, accurate=accurate)
+    names = [*first.volumes, *second.volumes]
+    spread(config, *(names[::-1] if turned else names))
+    back = bring_back(config, tmp_path / "out")
+    assert (back.errors, back.warnings) == ((), ())
+    assert_same(tree, below(tmp_path / "out", tree))
+
+
+@pytest.mark.parametrize("path", ["d", "d/file", "d/file/in", "other"])
+def test_which_changes_have_an_order(tmp_path: Path, path: str) -> None:
+    config = configuration(tmp_path)
+    tree = tmp_path / "source"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d/file").write_text("x")
+    (tree / "d/link").symlink_to("x")
+    first = save(config, tree)
+    if path == "d":
+        shutil.rmtree(tree / "d")
+        (tree / "d").write_text("x")
+    elif path == "d/file/in":
+        (tree / "d/file").unlink()
+        (tree / "d/file").mkdir()
+        (tree / "d/file/in").write_text("x")
+    else:
+        (tree / path).write_text("changed")
+    second = save(config, tree, level=Level.INCREMENTAL, accurate=False)
+    with Catalog(config.state_dir) as catalog:
+        chain = [catalog.job(first.job_id), catalog.job(second.job_id)]
+        assert kinds.changed(catalog, chain) is (path in ("d", "d/file/in"))
+        assert not kinds.changed(catalog, chain[:1])
 
 
 def test_a_reader_for_each_magazine_and_never_two(
