@@ -124,6 +124,7 @@ class VolumeReader:
             raise VolumeError(f"{path}: {error.strerror}") from None
         self._buffer = bytearray()
         self._begin = self._end = 0  # what of the file the buffer holds
+        self._stops = False  # what comes behind that cannot be read
         self._usual = 0  # length of the last good block
         self._failures = 0  # unreadable places in a row
         try:
@@ -185,11 +186,12 @@ class VolumeReader:
         if not self._begin <= address <= address + length <= self._end:
             if length > len(self._buffer):
                 self._buffer = bytearray(length)
-            view, self._begin, self._end = memoryview(self._buffer), address, address
+            view, self._begin, self._end, self._stops = memoryview(self._buffer), address, address, False
             while self._end - address < len(view):
                 try:
                     got = os.preadv(self._fd, [view[self._end - address :]], self._end)
                 except OSError as error:
+                    self._stops = True
                     length = self._stopped(error, address, length, or_fewer=or_fewer)
                     break
                 if not got:
@@ -280,8 +282,10 @@ class VolumeReader:
         """The address of the next good block at or behind *start*, or the end of the file."""
         at, spent = start, 0
         while self.size - at >= MIN_BLOCK:
-            self._window(at, min(_WINDOW, self.size - at), or_fewer=True)
-            end, stopped = self._end, self._end < min(at + _WINDOW, self.size)
+            # Not again for each place that looks like a block: a disk may try for seconds before it gives up.
+            if not self._begin <= at <= at + _LONGEST_HEAD <= self._end:
+                self._window(at, min(_WINDOW, self.size - at), or_fewer=True)
+            end, stops = self._end, self._stops
             low = at - self._begin + MAGIC_OFFSET
             found = self._buffer.find(_FAMILY, low, self._end - self._begin)
             if found < 0:
@@ -295,7 +299,7 @@ class VolumeReader:
             if spent > _SEARCH_ALLOWANCE + 4 * (at - start):
                 break
             # Where the window ends before an unreadable place, what reaches into that is no good block.
-            if length and (at + length <= end or not stopped) and self._good(at):
+            if length and (at + length <= end or not stops) and self._good(at):
                 return at
             at += 1
         return self.size

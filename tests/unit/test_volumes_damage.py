@@ -94,6 +94,29 @@ def test_a_place_that_the_disk_cannot_read_costs_the_blocks_that_it_lies_in(
     assert len(asked) <= 4 * len(bad) and len(asked) <= 40, "each question may take a bad disk seconds"
 
 
+def test_a_place_that_cannot_be_read_is_tried_a_few_times_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time may take a disk many seconds; and a file of many volumes, or a hostile one, looks like many blocks."""
+    job = Job()
+    for number in range(40):
+        job.file(b"/%d" % number, b"BB02" * 20_000)
+    path = volume(tmp_path / "volume", *job.end())
+    size, plain, tried = path.stat().st_size, os.preadv, []
+    bad = sorted({at for start in range(150_000, size, 400_000) for at in (start, start + 70_000)})
+
+    def preadv(fd: int, buffers: list[memoryview], at: int) -> int:
+        stop = next((place for place in bad if at < place + 4096), size)
+        if at >= stop:
+            tried.append(at)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return plain(fd, [buffers[0][: stop - at]], at)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with VolumeReader(path) as reader:
+        found = list(reader.blocks())
+    assert sum(isinstance(item, Damage) for item in found) >= len(bad)
+    assert len(bad) <= len(tried) <= 8 * len(bad)
+
+
 def test_every_flipped_bit_is_found_and_spoils_only_what_it_touches(tmp_path: Path) -> None:
     whole = interleaved(tmp_path / "good")
     expected, states, damage, ended = read(whole)
