@@ -85,21 +85,26 @@ class VolumeSource:
         # One that was pulled and comes back may have more room.
         self._full = [name for name in self._full if name in here]
         self._unfit = {name: why for name, why in self._unfit.items() if name in here}
-        for group in self._groups(current):
+        magazines = self._writable(current)
+        if current is not None or not self._avoid:
+            return self._room(magazines, current, stream)
+        good, avoided = ([m for m in magazines if (m.name in self._avoid) is shunned] for shunned in (False, True))
+        return self._room(good, current, stream) or self._room(avoided, current, stream)
+
+    def _room(self, magazines: Sequence[Magazine], current: str | None, stream: int) -> OpenVolume | None:
+        for group in self._groups(list(self._with_room(magazines)), current):
             opened = self._existing(group, stream) or self._from_scratch(group, stream) or self._labelled(group, stream)
             if opened:
                 return opened
         # Only when there is no other room: what is not needed any more is given up.
-        return self._recycled(current, stream)
+        return self._recycled(magazines, stream)
 
-    def _groups(self, current: str | None) -> list[list[Magazine]]:
+    def _groups(self, magazines: Sequence[Magazine], current: str | None) -> list[list[Magazine]]:
         """A job stays on its magazine as long as possible; several jobs begin on different ones."""
-        magazines = list(self._magazines(current))
         if current is not None:
             return [[m for m in magazines if m.name == current], [m for m in magazines if m.name != current]]
         busy = self._catalog.busy_magazines(self._log.job_id)
-        good, bad = ([m for m in magazines if (m.name in self._avoid) is avoided] for avoided in (False, True))
-        return [[m for m in good if m.identity not in busy], [m for m in good if m.identity in busy], bad]
+        return [[m for m in magazines if m.identity not in busy], [m for m in magazines if m.identity in busy]]
 
     def _existing(self, magazines: Sequence[Magazine], stream: int) -> OpenVolume | None:
         for magazine in magazines:
@@ -139,12 +144,12 @@ class VolumeSource:
                         return opened
         return None
 
-    def _recycled(self, current: str | None, stream: int) -> OpenVolume | None:
+    def _recycled(self, magazines: Sequence[Magazine], stream: int) -> OpenVolume | None:
         if not self.pool.recycle or self.pool.retention is None:
             return None
         needed = expiry.needed(self._catalog, self._config)
         written = sorted(self._catalog.media(pool=self._pool_name), key=lambda m: (m.last_written, m.name))
-        for magazine in self._writable(current):
+        for magazine in magazines:
             for media in written:
                 mine = media.identity == magazine.identity and recycling.possible(self._catalog, media, needed)
                 opened = self._try(magazine, media, stream, anew=True) if mine else None
@@ -165,9 +170,8 @@ class VolumeSource:
         magazines.sort(key=lambda m: (m.name != current, m.identity not in written, written.get(m.identity, 0)))
         return [magazine for magazine in magazines if reachable(magazine) and not _is_read_only(magazine.path)]
 
-    def _magazines(self, current: str | None) -> Iterator[Magazine]:
-        """Those of them that have room."""
-        for magazine in self._writable(current):
+    def _with_room(self, magazines: Sequence[Magazine]) -> Iterator[Magazine]:
+        for magazine in magazines:
             if magazine.name in self._full or magazine.name in self._unfit:
                 continue
             if _free_bytes(magazine.path) < _LEAST_ROOM:

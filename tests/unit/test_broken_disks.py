@@ -132,6 +132,20 @@ def test_a_magazine_that_is_avoided_is_taken_where_no_other_one_has_room(tmp_pat
     assert save(configuration(tmp_path, magazines=ONE), tmp_path / "data", avoid=avoid).volumes == ("m1-0001",)
 
 
+def test_another_magazine_is_written_anew_before_one_that_is_avoided_is_begun_on(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "maximum_volumes: 2, retention: 1d, keep_newest: no")
+    (tmp_path / "data").write_bytes(b"x")
+    assert save(config, tmp_path / "data", name="begun").volumes == ("m1-0001",)
+    assert save(config, tmp_path / "data", name="old", avoid=frozenset({"m1"})).volumes == ("m2-0001",)
+    with Catalog(config.state_dir) as catalog:
+        catalog.change("UPDATE Job SET Started=1, Finished=1 WHERE Name='old'")
+        catalog.change("UPDATE Media SET VolStatus='Used' WHERE VolumeName='m2-0001'")
+    assert save(config, tmp_path / "data", name="new", avoid=frozenset({"m1"})).volumes == ("m2-0001",)
+    with Catalog(config.state_dir) as catalog:
+        assert {job.name: job.status for job in catalog.jobs()}["old"] is JobStatus.PURGED
+    assert save(config, tmp_path / "data", name="more").volumes == ("m1-0001",)
+
+
 @pytest.mark.parametrize("way", ["scan", "restore of the catalog"])
 def test_what_only_memory_has_is_not_entered_as_saved(tmp_path: Path, disk: Callable[..., Path], way: str) -> None:
     """The disk takes nothing more, the flush fails, and so does the job; but who reads its volume finds all of it."""
