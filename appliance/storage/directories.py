@@ -27,14 +27,17 @@ class Directories:
     def remove(self, target: Target, parts: Parts, ids: SessionIds) -> bool:
         """Take away a directory, with all that is in it, that this extraction made for other jobs than *ids*.
 
-        False, and nothing is changed, when it did not make all directories there. What was put into one that it made
-        is of the extraction, too. Raises `OSError`.
+        False, and nothing is changed, when it did not make all directories there, or something is mounted on one. What
+        was put into one that it made is of the extraction, too. Raises `OSError`.
         """
+        device = os.fstat(target.parent(parts)).st_dev
         folders, left = [], [parts]
         while left:
             folder = left.pop()
             one = self._found.get(folder)
             if one is None or one.replaces or one.entry.ids == ids:
+                return False
+            if os.fstat(target.parent((*folder, b""))).st_dev != device:
                 return False
             folders.append(folder)
             left += [(*folder, name) for name, is_folder in target.listed(folder) if is_folder]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from appliance.storage.renaming import Renaming
 from appliance.storage.setting import pack_acl
 from appliance.volumes.attributes import FileType, pack_attributes
 from appliance.volumes.blocks import SessionIds
+from appliance.volumes.events import Event, SessionStart
 from appliance.volumes.reading import read_volumes
 from appliance.volumes.stat64 import EncodedStat
 from appliance.volumes.streams import Stream
@@ -214,6 +216,30 @@ def test_a_file_that_became_a_directory_and_then_went_with_the_one_around_it(tmp
 def test_and_back_again(tmp_path: Path) -> None:
     assert not extracted(tmp_path, old, new, old, new, old).errors
     assert text_of(tmp_path / "out")["to-file/sub/file"] == "old"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_what_somebody_mounts_meanwhile_stays(tmp_path: Path) -> None:
+    first, second = Job(), Job(ids=SessionIds(8, NOW), job_id=4)
+    old(first)
+    new(second)
+    path = volume(tmp_path / "volume", *first.end(), *second.end())
+    place = tmp_path / "out/to-file/sub"
+
+    def events() -> Iterator[Event]:
+        for event in read_volumes([path]):
+            if isinstance(event, SessionStart) and event.ids == second.ids:
+                subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+                put(place / "theirs")
+            yield event
+
+    try:
+        summary = Extractor(tmp_path / "out", versions=True).run(events())
+        assert (place / "theirs").read_text() == "mine"
+        assert [error.partition(":")[0] for error in summary.errors] == ["/to-file"]
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert (place / "file").read_text() == "old"
 
 
 def week(tmp_path: Path) -> list[Path]:
