@@ -17,7 +17,7 @@ from typing import Any
 from appliance.config.schema import Config
 from appliance.errors import NotFoundError, PermissionDeniedError
 from appliance.host import files
-from appliance.storage import folders, order, tables
+from appliance.storage import folders, numbers, order, tables
 from appliance.storage.alive import Alive
 from appliance.storage.database import CatalogError as CatalogError
 from appliance.storage.database import Database, declared
@@ -33,7 +33,6 @@ from appliance.storage.model import (
     VolumeStatus,
 )
 from appliance.volumes.blocks import SessionIds
-from appliance.volumes.streams import ATTRIBUTES, TYPE_MASK
 
 _MEDIA = "MediaId, VolumeName, Magazine, Identity, Pool, VolBytes, VolStatus, FirstWritten, LastWritten"
 _JOB = (
@@ -170,7 +169,7 @@ class Catalog:
     def new_session(self) -> SessionIds:
         """A pair (VolSessionId, VolSessionTime) that no other session has or will have."""
         with self.transaction() as db:
-            return _new_session(db)
+            return numbers.new_session(db)
 
     def sessions(self) -> set[SessionIds]:
         """Every pair that was ever given out here."""
@@ -180,9 +179,9 @@ class Catalog:
         """Enter a running job. It counts as alive until this process ends or calls `finish_job`."""
         with self.transaction() as db:
             self._check_chain(new)
-            ids = _new_session(db)
+            ids = numbers.new_session(db)
             values = (new.name, new.level.value, JobStatus.RUNNING.value, new.pool, new.fileset, new.fileset_md5)
-            job_id = next_job_id(db)
+            job_id = numbers.next_job_id(db)
             db.execute(
                 "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, BaseJobId, VolSessionId, "
                 "VolSessionTime, Started, Client) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -263,7 +262,7 @@ class Catalog:
     def job_of(self, ids: SessionIds) -> Job | None:
         """The job of a session, None when the catalog has none."""
         query = f"SELECT {_JOB} FROM Job WHERE VolSessionId=? AND VolSessionTime=?"  # noqa: S608
-        return next((_job(row) for row in self.rows(query, _pair(ids))), None)
+        return next((_job(row) for row in self.rows(query, ids)), None)
 
     def jobs(
         self, *, name: str | None = None, status: JobStatus | None = None, fileset_md5: str | None = None
@@ -381,41 +380,6 @@ def _where(**values: object) -> tuple[str, list[object]]:
     given = {column: value for column, value in values.items() if value is not None}
     words = " AND ".join(f"{column}=?" for column in given)
     return (f"WHERE {words}" if words else ""), list(given.values())
-
-
-def _new_session(db: Database) -> SessionIds:
-    now = int(time.time())
-    ids = SessionIds(_last(db, "Session", "VolSessionId") + 1, now)
-    # Jobs that a scan entered may have ids of other machines.
-    while db.execute("SELECT 1 FROM Job WHERE VolSessionId=? AND VolSessionTime=?", _pair(ids)).fetchone():
-        ids = SessionIds(ids.session_id + 1, now)
-    db.execute("INSERT INTO Session(VolSessionId, VolSessionTime) VALUES(?, ?)", _pair(ids))
-    db.execute("UPDATE Counter SET Last=? WHERE Name='Session'", (ids.session_id,))
-    return ids
-
-
-def _last(db: Database, table: str, column: str) -> int:
-    """The highest number that was given out, or entered by a scan."""
-    (given,) = db.execute("SELECT Last FROM Counter WHERE Name=?", (table,)).fetchone()
-    (found,) = db.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()  # noqa: S608
-    return max(int(given), int(found))
-
-
-def _pair(ids: SessionIds) -> tuple[int, int]:
-    return ids.session_id, ids.session_time
-
-
-def next_job_id(db: Database) -> int:
-    """The next JobId whose number is no attributes stream.
-
-    A session label carries the JobId where other records have their stream, and stock `bls` lists the labels of
-    such a job as files.
-    """
-    job_id = _last(db, "Job", "JobId") + 1
-    while job_id & TYPE_MASK in ATTRIBUTES:
-        job_id += 1
-    db.execute("UPDATE Counter SET Last=? WHERE Name='Job'", (job_id,))
-    return job_id
 
 
 def _media(row: Sequence[Any]) -> Media:

@@ -13,8 +13,8 @@ from appliance.errors import MagbayError, UsageError
 from appliance.host import files
 from appliance.magazines import attached
 from appliance.magazines.attached import Magazine
-from appliance.storage import bases, clashing, copies, folders, scanning
-from appliance.storage.catalog import FILE, Catalog, CatalogError, next_job_id
+from appliance.storage import bases, clashing, copies, folders, numbers, scanning
+from appliance.storage.catalog import FILE, Catalog, CatalogError, write_stretches
 from appliance.storage.copies import Copy
 from appliance.storage.database import Database
 from appliance.storage.joblog import LogCallback
@@ -24,8 +24,6 @@ from appliance.storage.saved_files import FileWriter
 from appliance.storage.scanning import ScanRequest, ScanResult
 from appliance.storage.tail import headers_at
 from appliance.volumes.blocks import SessionIds
-
-_MOST = 10**9  # as in `scanned`
 
 
 @dataclass
@@ -295,7 +293,7 @@ def _complete(db: Database, copy: Copy, job_id: int) -> None:
 def _number(db: Database, wanted: int) -> int:
     """The JobId *wanted*, or the next one when another job has it."""
     taken = db.execute("SELECT 1 FROM Job WHERE JobId=?", (wanted,)).fetchone()
-    return wanted if not taken and 0 < wanted < _MOST else next_job_id(db)
+    return wanted if not taken and numbers.may_be_kept(wanted) else numbers.next_job_id(db)
 
 
 def _base(db: Database, copy: Copy) -> int | None:
@@ -320,17 +318,9 @@ def _base(db: Database, copy: Copy) -> int | None:
 
 
 def _enter_places(db: Database, copy: Copy, media: Sequence[Media], job_id: int) -> None:
-    numbers = {item.name: _enter_media(db, item) for item in media}
-    stretches = [Stretch(numbers[name], *numbers_of) for name, *numbers_of in copy.stretches]
-    db.executemany(
-        "INSERT INTO JobMedia(JobId, MediaId, FirstIndex, LastIndex, StartAddress, EndAddress) "
-        "VALUES(?, ?, ?, ?, ?, ?)",
-        [(job_id, s.media_id, s.first_index, s.last_index, s.start, s.end) for s in stretches],
-    )
-    db.executemany(
-        "INSERT INTO Session(VolSessionId, VolSessionTime) VALUES(?, ?) ON CONFLICT DO NOTHING",
-        [(ids.session_id, ids.session_time) for ids in copy.sessions if 0 < ids.session_id < _MOST],
-    )
+    media_ids = {item.name: _enter_media(db, item) for item in media}
+    write_stretches(db, job_id, [Stretch(media_ids[name], *rest) for name, *rest in copy.stretches])
+    numbers.enter_sessions(db, copy.sessions)
 
 
 def _enter_media(db: Database, item: Media) -> int:

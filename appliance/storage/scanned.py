@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from appliance.storage import clashing, unsettled
-from appliance.storage.catalog import Catalog, next_job_id
+from appliance.storage import clashing, numbers, unsettled
+from appliance.storage.catalog import Catalog
 from appliance.storage.database import Database
 from appliance.storage.digests import digest_text, link_digest
 from appliance.storage.model import UNKNOWN, Job, JobStatus, Level, Media
@@ -30,8 +30,6 @@ _LEVELS = {
     "D": Level.DIFFERENTIAL,
     "I": Level.INCREMENTAL,
 }  # all others (full, virtual full, base) stand for themselves
-# JobIds of labels are kept up to here; one of a hostile volume must not use up the numbers.
-_MOST = 10**9
 _MOST_BYTES = 1 << 48
 _MOST_CUT = 1000
 _GOES_ON = "a job that goes on here"
@@ -277,10 +275,7 @@ class VolumeBook:
                     self._write_spans(db, session, self._media.media_id)
                     unsettled.add(db, (session.job_id,))
             if self._ours:
-                db.executemany(
-                    "INSERT INTO Session(VolSessionId, VolSessionTime) VALUES(?, ?) ON CONFLICT DO NOTHING",
-                    [(ids.session_id, ids.session_time) for ids in self.seen if 0 < ids.session_id < _MOST],
-                )
+                numbers.enter_sessions(db, self.seen)
 
     def _write_spans(self, db: Database, session: Session, media_id: int) -> None:
         db.execute(
@@ -332,7 +327,7 @@ def _enter_job(db: Database, session: Session) -> None:
     """A row for the session's job, as failed until `settling` knows better."""
     unsettled.remove(db, session.job_id)
     if not session.job_id:
-        session.job_id = next_job_id(db)
+        session.job_id = numbers.next_job_id(db)
         db.execute(
             "INSERT INTO Job(JobId, Name, Level, JobStatus, Pool, FileSet, FileSetMD5, VolSessionId, VolSessionTime, "
             "Started, Finished) VALUES(?, ?, 'F', ?, '', '', '', ?, ?, ?, ?)",
@@ -352,7 +347,7 @@ def _enter_job(db: Database, session: Session) -> None:
 def _renumber(db: Database, session: Session, wanted: int) -> None:
     """Give the job the number that its label has, unless it has its place already or the number is taken."""
     (name,) = db.execute("SELECT Name FROM Job WHERE JobId=?", (session.job_id,)).fetchone()
-    if name != UNKNOWN or wanted == session.job_id or not 0 < wanted < _MOST:
+    if name != UNKNOWN or wanted == session.job_id or not numbers.may_be_kept(wanted):
         return
     if db.execute("SELECT 1 FROM Job WHERE JobId=?", (wanted,)).fetchone():
         return
