@@ -193,13 +193,10 @@ class Catalog:
 
     def _check_chain(self, new: NewJob) -> None:
         """Whether all that the job builds on is still there: it was looked at before, and may be purged since."""
-        base, seen = new.base, set[int]()
-        while base is not None and base not in seen:
-            seen.add(base)
-            job = self.job(base)
+        for job in self.chain(self.job(new.base)) if new.base is not None else ():
             if not job.status.good:
-                raise CatalogError(f"job {base} was just purged: {new.name} cannot build on it", hint="Try again.")
-            base = job.base
+                text = f"job {job.job_id} was just purged: {new.name} cannot build on it"
+                raise CatalogError(text, hint="Try again.")
 
     def finish_job(self, job_id: int, outcome: Outcome, stretches: Sequence[Stretch], media: Sequence[Media]) -> None:
         """In one durable transaction: where the job is, how far its volumes go, and how it ended."""
@@ -263,6 +260,19 @@ class Catalog:
         """The job of a session, None when the catalog has none."""
         query = f"SELECT {_JOB} FROM Job WHERE VolSessionId=? AND VolSessionTime=?"  # noqa: S608
         return next((_job(row) for row in self.rows(query, ids)), None)
+
+    def chain(self, job: Job) -> Iterator[Job]:
+        """The job, the one that it builds on, and so on.
+
+        Copies of anybody's magazine may claim a ring: it is cut where it would begin again.
+        """
+        seen = set[int]()
+        while job.job_id not in seen:
+            seen.add(job.job_id)
+            yield job
+            if job.base is None:
+                return
+            job = self.job(job.base)
 
     def jobs(
         self, *, name: str | None = None, status: JobStatus | None = None, fileset_md5: str | None = None

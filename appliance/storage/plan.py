@@ -168,15 +168,8 @@ def _has_files(catalog: Catalog, job: Job) -> bool:
 
 
 def chain_of(catalog: Catalog, job: Job) -> list[Job]:
-    """The jobs that together hold the state that *job* saved, oldest (the full one) first.
-
-    Copies of anybody's magazine may claim a ring: it is cut where it would begin again.
-    """
-    chain, seen = [job], {job.job_id}
-    while chain[-1].base is not None and chain[-1].base not in seen:
-        seen.add(chain[-1].base)
-        chain.append(catalog.job(chain[-1].base))
-    return chain[::-1]
+    """The jobs that together hold the state that *job* saved, oldest (the full one) first."""
+    return [*catalog.chain(job)][::-1]
 
 
 def gaps(chain: Sequence[Job]) -> list[str]:
