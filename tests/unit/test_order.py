@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config.schema import Config
-from appliance.storage import expiry, order, restore, verify
+from appliance.storage import expiry, order, verify
 from appliance.storage.backup import JobResult
 from appliance.storage.catalog import Catalog
 from appliance.storage.device import FileVolume
@@ -58,7 +58,7 @@ def grown(config: Config, tree: Path, name: str, level: Level = Level.INCREMENTA
 
 def names(config: Config, tree: Path, to: Path, **options: object) -> set[str]:
     """What a restore brings back."""
-    result = restore.run(config, restore.RestoreRequest(to, **options), log=lambda text, fields: None)  # type: ignore[arg-type]
+    result = bring_back(config, to, **options)
     assert (result.errors, result.warnings) == ((), ())
     return {path.name for path in below(to, tree).iterdir()}
 
