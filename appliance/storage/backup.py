@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import json
-import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +16,7 @@ from appliance.config.schema import Config
 from appliance.errors import ExitStatus, MagbayError, UsageError
 from appliance.magazines import attached
 from appliance.magazines.holders import announced_job
+from appliance.storage import new_job
 from appliance.storage.accurate import Before
 from appliance.storage.catalog import Catalog
 from appliance.storage.commit import Commit
@@ -31,7 +27,7 @@ from appliance.storage.gathering import Gathering
 from appliance.storage.handing import Task
 from appliance.storage.joblog import JobLog, LogCallback
 from appliance.storage.limits import Limits
-from appliance.storage.model import DEFAULT_NAME, Job, JobStatus, Level, NewJob
+from appliance.storage.model import DEFAULT_NAME, Job, JobStatus, Level
 from appliance.storage.output import Cancelled, Tally
 from appliance.storage.pools import dialect, pool_config
 from appliance.storage.saved_files import FileWriter
@@ -196,7 +192,7 @@ def run(
     with Catalog.of(config) as catalog:
         for lost in catalog.recover():
             log(f"job {lost.job_id} ({lost.name}) had ended in the middle; it is entered as failed", {})
-        new, since = _plan(catalog, request, names)
+        new, since = new_job.of(catalog, request, names)
         job = catalog.start_job(new)
         job_log = JobLog(catalog, job.job_id, log)
         catalog.outlast(outage(config.catalog.wait_for_database, job_log, cancelled, status, pause))
@@ -226,58 +222,6 @@ def _with_copies(catalog: Catalog, config: Config, result: JobResult, log: JobLo
         return result
     status = ExitStatus.WARNINGS if result.exit_status is ExitStatus.DONE else result.exit_status
     return replace(result, exit_status=status, warnings=(*result.warnings, *troubles))
-
-
-def _plan(catalog: Catalog, request: BackupRequest, names: list[bytes]) -> tuple[NewJob, int | None]:
-    """The job to enter, and since when (Unix seconds) a file must have changed to be saved; None: all are."""
-    # Absolute names: the same words in another working directory are other files.
-    fileset = json.dumps([[os.fsdecode(name) for name in names], *_selection(request.rules)], ensure_ascii=True)
-    digest = hashlib.md5(fileset.encode(), usedforsecurity=False).digest()
-    md5 = base64.b64encode(digest).decode("ascii").rstrip("=")
-    client = socket.gethostname()[:100]
-    base = _base(catalog, request, md5, client)
-    level = request.level if base else Level.FULL
-    new = NewJob(request.name, level, request.pool, fileset, md5, base.job_id if base else None, client)
-    # The clock that stamps files runs milliseconds behind: a change after the start may bear the second before it.
-    return new, base.started - 1 if base else None
-
-
-def _selection(rules: FilesetConfig) -> list[object]:
-    """What decides which files are saved: another one needs a full backup first."""
-    more = {
-        "include": list(rules.include),
-        "cross": not rules.one_file_system,
-        "larger": rules.exclude_larger,
-        "older": rules.exclude_older,
-        "caches": rules.exclude_caches,
-        "marked": list(rules.exclude_marked),
-    }
-    given = {key: value for key, value in more.items() if value}
-    return [list(rules.exclude), given] if given else [list(rules.exclude)]
-
-
-def _base(catalog: Catalog, request: BackupRequest, fileset_md5: str, client: str) -> Job | None:
-    """The job that this one builds on: the last good full one, for an incremental the last good one of any level.
-
-    One of another host, whose volumes were scanned here, saved other files under the same names. One that builds itself
-    on what the catalog lacks is passed over, or the hole would be in all that follow. So is, where only times are
-    compared, one that began when the clock was ahead: what changed since bears earlier times.
-    """
-    if request.level is Level.FULL:
-        return None
-    good = [
-        job
-        for job in catalog.jobs(name=request.name, fileset_md5=fileset_md5)
-        if job.status.good and job.client in ("", client)
-    ]
-    if not request.accurate:
-        now = time.time()
-        good = [job for job in good if job.started <= now]
-    if request.level is Level.DIFFERENTIAL:
-        good = [job for job in good if job.level is Level.FULL]
-    from appliance.storage import plan
-
-    return next((job for job in good if not plan.gaps(plan.chain_of(catalog, job))), None)
 
 
 @dataclass
